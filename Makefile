@@ -32,7 +32,7 @@ CONCURRENT := ./qmp/... ./internal/schemacache ./hotplug/internal/daemon ./hotpl
 # Tests that depend on whether /run is in memory: luksplug's files for a domain's QEMU are in it, or in /dev/shm.
 RUN_TMPFS := ^Test(LibvirtContext|LibvirtHandOver|LibvirtdRestartsDuringAttach|Record|QEMUUser|MasterKeyOfLibvirt)$$
 
-.PHONY: help setup build build-pkcs11 demo test test-run-tmpfs test-long torture fuzz bench bench-stall house house-picture lint vulncheck fmt clean
+.PHONY: help setup build build-pkcs11 demo test test-run-tmpfs test-long torture fuzz bench bench-stall house house-errors house-picture lint vulncheck fmt clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -96,6 +96,10 @@ bench-stall: ## how long an attach stalls a guest, into docs/performance.md; nee
 house: ## figures on the structure of the code, see docs/development.md
 	@scripts/setup.sh build
 	@go run ./scripts/house
+
+house-errors: ## write the texts of errors, after reading the new ones, see docs/errors.md
+	@mkdir -p scripts/house/testdata
+	@go run ./scripts/house -errors scripts/house/testdata/errors.txt
 
 house-picture: ## draw the packages into docs/architecture.md
 	@scripts/setup.sh build

@@ -12,7 +12,11 @@ func (d *Disk) checkAgainst(m Machine) error {
 	for _, o := range m.Disks {
 		switch {
 		case o.Target == d.Target:
-			return refuse("target '" + d.Target + "' duplicated: the VM has a disk of this name")
+			var taken []string
+			for _, other := range m.Disks {
+				taken = append(taken, other.Target)
+			}
+			return refuse("target '" + d.Target + "' duplicated: the VM has a disk of this name: " + OtherTarget(d.Target, taken))
 		case d.Serial != "" && o.Serial == d.Serial:
 			return refuse("disks '" + d.Target + "' and '" + o.Target + "' have identical serial: the guest could not tell them apart")
 		case d.WWN != 0 && o.WWN == d.WWN:

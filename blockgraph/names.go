@@ -2,6 +2,7 @@ package blockgraph
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -144,4 +145,29 @@ func ParseTarget(dev string) (prefix string, index int, err error) {
 		return p, n - 1, nil
 	}
 	return "", 0, fmt.Errorf("unknown disk name %q: use a name such as vda, sdb or hdc, and fda for a floppy", message.Shorten(dev))
+}
+
+// OtherTarget advises a target for a disk whose own is among those that are taken: the first
+// free one with its prefix. It names the taken ones.
+func OtherTarget(target string, taken []string) string {
+	prefix, _, err := ParseTarget(target)
+	if err != nil {
+		return "give it another target"
+	}
+	taken = slices.Compact(slices.Sorted(slices.Values(taken)))
+	for n := 0; ; n++ {
+		if free := prefix + letters(n); !slices.Contains(taken, free) {
+			return fmt.Sprintf("give this one a free target, such as %s (taken are %s)", free, message.Shorten(strings.Join(taken, ", ")))
+		}
+	}
+}
+
+// letters is the inverse of [ParseTarget] for the number of the letters.
+func letters(n int) string {
+	const alphabet = 26
+	text := ""
+	for n++; n > 0; n = (n - 1) / alphabet {
+		text = string(rune('a'+(n-1)%alphabet)) + text
+	}
+	return text
 }

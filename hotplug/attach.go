@@ -238,8 +238,11 @@ func (a *attach) compare(ctx context.Context) (state *State, cleared []string, a
 	c := samedisk.Comparison{VM: a.check, Host: a.host, State: state, Disk: a.disk, Attached: there, Others: a.opts.Disks}
 	difference, err := c.Difference(ctx)
 	if err == nil && difference != "" {
-		err = &PreflightError{Target: a.disk.Target, Cause: ErrTargetTaken,
-			Reason: fmt.Sprintf("another disk is attached as %s (%s): detach it first, or give this one another target", a.disk.Target, difference)}
+		var others string
+		if others, err = a.otherTarget(ctx, state); err == nil {
+			err = &PreflightError{Target: a.disk.Target, Cause: ErrTargetTaken,
+				Reason: fmt.Sprintf("another disk is attached as %s (%s): detach it first, or %s", a.disk.Target, difference, others)}
+		}
 	}
 	if err != nil {
 		return nil, nil, nil, err
@@ -250,6 +253,24 @@ func (a *attach) compare(ctx context.Context) (state *State, cleared []string, a
 	}
 	already = &Attached{AttachedDisk: *there, Already: true, Reopened: unlock.Reopened(graph), LayersByQEMU: layersByQEMU(a.disk, there.Unlock)}
 	return state, nil, already, inventory.AddFrontends(ctx, a.conn, []*AttachedDisk{&already.AttachedDisk})
+}
+
+// otherTarget advises a target that neither luksplug nor the VM's manager uses.
+func (a *attach) otherTarget(ctx context.Context, state *State) (string, error) {
+	var taken []string
+	for _, d := range state.Disks() {
+		taken = append(taken, d.Target)
+	}
+	if a.opts.Disks != nil {
+		others, err := a.opts.Disks(ctx)
+		if err != nil {
+			return "", err
+		}
+		for _, d := range others {
+			taken = append(taken, d.Target)
+		}
+	}
+	return blockgraph.OtherTarget(a.disk.Target, taken), nil
 }
 
 // examine plans the disk for the VM in its present state, and checks the plan. servers is

@@ -3,6 +3,7 @@ package hotplug
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/luksplug/luksplug/blockgraph"
@@ -61,11 +62,7 @@ func (vm *VM) Detach(ctx context.Context, target string, options DetachOptions) 
 	}
 	disk := state.Disk(target)
 	if disk == nil {
-		e := &NotHeldError{Target: target}
-		for _, other := range state.Disks() {
-			e.Held = append(e.Held, other.Target)
-		}
-		return nil, e
+		return nil, vm.notHeld(ctx, target, state)
 	}
 	if err := vm.checkUnused(ctx, disk); err != nil {
 		return nil, err
@@ -99,6 +96,22 @@ func (vm *VM) Detach(ctx context.Context, target string, options DetachOptions) 
 		}
 	}
 	return out, nil
+}
+
+// notHeld is the error for a target that luksplug has no disk at.
+func (vm *VM) notHeld(ctx context.Context, target string, state *State) error {
+	e := &NotHeldError{Target: target, VM: vm.opts.Name}
+	for _, other := range state.Disks() {
+		e.Held = append(e.Held, other.Target)
+	}
+	if vm.opts.Disks != nil {
+		others, err := vm.opts.Disks(ctx)
+		if err != nil {
+			return err
+		}
+		e.Foreign = slices.ContainsFunc(others, func(o blockgraph.OtherDisk) bool { return o.Target == target })
+	}
+	return e
 }
 
 // CheckTarget returns a [*blockgraph.InvalidError] for a text that no disk has as its target.

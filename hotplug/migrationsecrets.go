@@ -26,7 +26,7 @@ func (vm *VM) MissingSecrets(ctx context.Context, d coldstart.Disk) (needed, mis
 func (vm *VM) missingSecrets(ctx context.Context, d coldstart.Disk, state *State) (needed, missing []string, err error) {
 	disk := state.Disk(d.Disk.Target)
 	if disk == nil || disk.Leftover() {
-		return nil, nil, &NotHeldError{Target: d.Disk.Target}
+		return nil, nil, &NotHeldError{Target: d.Disk.Target, VM: vm.opts.Name}
 	}
 	if disk.Unlock == blockgraph.MethodStorageDaemon {
 		return nil, nil, nil // QEMU has not opened them

@@ -18,6 +18,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/rundir"
 	"github.com/luksplug/luksplug/hotplug/internal/spec"
 	"github.com/luksplug/luksplug/hotplug/internal/unlock"
+	"github.com/luksplug/luksplug/internal/ending"
 	"github.com/luksplug/luksplug/internal/hostproc"
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/secrets"
@@ -319,7 +320,7 @@ func (vm *VM) lock(ctx context.Context) (*rundir.Lock, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, vm.opts.LockWait)
+	ctx, cancel := ending.After(ctx, vm.opts.LockWait)
 	defer cancel()
 	return rundir.TakeLock(ctx, file, func(holder int) {
 		if vm.opts.OnWait != nil {

@@ -30,7 +30,7 @@ func TestExtentThatIsAVolume(t *testing.T) {
 		if err := attachWith(ctx, v, disk, hotplug.Spec{TrustImageChain: true}); err != nil {
 			t.Errorf("%s: %v", c.subformat, err)
 		} else {
-			_ = must.Get(v.Detach(ctx, "sdb", 10*time.Second))(t)
+			_ = must.Get(v.Detach(ctx, "sdb", hotplug.DetachOptions{Wait: 10 * time.Second}))(t)
 		}
 		must.OK(t, os.WriteFile(extent, volume, 0o600))
 		if err := attachWith(ctx, v, disk, hotplug.Spec{}); !errors.Is(err, hotplug.ErrImageChain) {
@@ -44,7 +44,7 @@ func TestExtentThatIsAVolume(t *testing.T) {
 			t.Errorf("%s, allowed: %v", c.subformat, err)
 			continue
 		}
-		_ = must.Get(v.Detach(ctx, "sdb", 10*time.Second))(t)
+		_ = must.Get(v.Detach(ctx, "sdb", hotplug.DetachOptions{Wait: 10 * time.Second}))(t)
 	}
 	if after := state(ctx, t, v); !reflect.DeepEqual(before, after) {
 		t.Errorf("before %+v\nafter  %+v", before, after)
@@ -66,11 +66,11 @@ func TestVolumeInsideOfFormats(t *testing.T) {
 			t.Errorf("%s: %v", format, err)
 			continue
 		}
-		_ = must.Get(v.Detach(ctx, "sdb", 10*time.Second))(t)
+		_ = must.Get(v.Detach(ctx, "sdb", hotplug.DetachOptions{Wait: 10 * time.Second}))(t)
 		if err := attachWith(ctx, v, diskOf(t, "raw", path, "", ""), hotplug.Spec{}); format != "vpc" && !errors.Is(err, hotplug.ErrGuestHeader) {
 			t.Errorf("%s as raw: %v", format, err)
 		} else if err == nil {
-			_ = must.Get(v.Detach(ctx, "sdb", 10*time.Second))(t)
+			_ = must.Get(v.Detach(ctx, "sdb", hotplug.DetachOptions{Wait: 10 * time.Second}))(t)
 		}
 	}
 }

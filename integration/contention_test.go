@@ -120,17 +120,6 @@ func TestLockEndsWithItsHolder(t *testing.T) {
 	wantSame(ctx, t, q, before)
 }
 
-func TestNoMonitor(t *testing.T) {
-	t.Parallel()
-	ctx := bounded(t)
-	dir := t.TempDir()
-	missing := filepath.Join(dir, "no.sock")
-	wantOneLine(t, tool(ctx, t, missing, "list").want(t, 1), missing, "no such file")
-	plain := writeFile(t, "plain", "")
-	wantOneLine(t, tool(ctx, t, plain, "list").want(t, 1), plain, "refused")
-	wantOneLine(t, tool(ctx, t, "127.0.0.1:1", "list").want(t, 1), "127.0.0.1:1", "refused")
-}
-
 // TestMonitorHeld: QEMU's monitor serves one client at a time, and does not answer another.
 func TestMonitorHeld(t *testing.T) {
 	t.Parallel()

@@ -147,7 +147,7 @@ func TestStorageDaemonRefused(t *testing.T) {
 	}{
 		{"not installed", t.TempDir(), nil, 5, []string{"disk sdb refused", "the storage daemon does not start", "qemu-utils"}},
 		{"no program", filepath.Dir(script(t, "qemu-storage-daemon", "echo no such luck >&2; exit 3")), nil, 5, []string{"disk sdb refused", "the storage daemon does not start", "no such luck"}},
-		{"too slow", filepath.Dir(script(t, "qemu-storage-daemon", "exec /bin/sleep 300")), []string{"--timeout", "2s"}, 5, []string{"disk sdb refused", "deadline exceeded"}},
+		{"too slow", filepath.Dir(script(t, "qemu-storage-daemon", "exec /bin/sleep 300")), []string{"--timeout", "2s"}, 5, []string{"disk sdb refused", "the time limit of 2s has passed"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			proxy := peer.NewProxy(t, q.Socket, peer.ProxyHooks{})

@@ -36,7 +36,7 @@ func (f *faulty) timedOut(ctx context.Context, t *testing.T, n int) {
 			t.Fatalf("exit code %d, and the VM is not as it was before: %q\n%s", r.code, diff, r.stderr)
 		}
 		if strings.Contains(r.stderr, here) {
-			f.wantRolledBack(ctx, t, r, "deadline exceeded", f.steps[n-1].subject)
+			f.wantRolledBack(ctx, t, r, "the time limit of", "has passed", f.steps[n-1].subject)
 			return
 		}
 		if ctx.Err() != nil || timeout > time.Minute {

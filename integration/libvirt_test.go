@@ -218,7 +218,7 @@ func withoutDomain(ctx context.Context, t *testing.T, l *peer.Libvirt) {
 	t.Helper()
 	const idle = `<domain type='qemu'><name>idle</name><memory unit='MiB'>64</memory><os><type arch='x86_64' machine='q35'>hvm</type></os></domain>`
 	virsh(ctx, t, l, "define", writeFile(t, "idle.xml", idle))
-	wantOneLine(t, viaLibvirt(ctx, t, l, "idle", "list", "--all").want(t, 1), "idle", "not running")
+	wantOneLine(t, viaLibvirt(ctx, t, l, "idle", "list", "--all").want(t, 5), "domain idle is off", "virsh start idle")
 	viaLibvirt(ctx, t, l, "idle", "list").want(t, 0).wantStdout(t, "the domain is off")
 	wantOneLine(t, viaLibvirt(ctx, t, l, "nobody", "list").want(t, 1), "domain nobody", l.Socket)
 	wantOneLine(t, viaLibvirt(ctx, t, l, "a3a5c6f0-0c55-4a52-9d04-2bb4d3a1c0de", "list").want(t, 1), "a3a5c6f0-0c55-4a52-9d04-2bb4d3a1c0de")

@@ -174,7 +174,7 @@ func TestRefusedBeforeAnything(t *testing.T) {
 			says: []string{"pci.7", "rp1", "<address>"}},
 		{name: "controller that the VM lacks", args: with("vdb", "sdb", "'virtio'/>", "'scsi'/><address type='drive' controller='3' bus='0' target='0' unit='0'/>"), code: 5,
 			says: []string{"scsi3", "scsi0", "<address>"}},
-		{name: "detach of a missing disk", args: []string{"detach", "vdb"}, code: 5, says: []string{"holds no disk vdb"}},
+		{name: "detach of a missing disk", args: []string{"detach", "vdb"}, code: 5, says: []string{"has no disk vdb"}},
 	})
 }
 

@@ -7,6 +7,8 @@ import (
 	"net"
 	"strings"
 	"sync/atomic"
+
+	"github.com/luksplug/luksplug/internal/qapi"
 )
 
 // Client is a connection to one QEMU's monitor. All its methods may be called
@@ -175,7 +177,7 @@ func (c *Client) queryVersion(ctx context.Context) error {
 		return err
 	}
 	var v Version
-	if err := json.Unmarshal(value, &v); err != nil {
+	if err := qapi.Unmarshal(value, &v); err != nil {
 		return fmt.Errorf("query-version: %w: %w", ErrProtocol, err)
 	}
 	c.setVersion(v)

@@ -2,12 +2,11 @@ package qmp
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"os"
 	"strings"
-	"syscall"
 
 	"github.com/luksplug/luksplug/internal/hostproc"
 )
@@ -24,7 +23,13 @@ func Dial(ctx context.Context, address string, opts ...Option) (*Client, error) 
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, network, target)
 	if err != nil {
-		return nil, fmt.Errorf("cannot connect to QMP monitor %s%s: %w", address, dialHint(err), err)
+		if _, limited := ctx.Deadline(); limited && os.IsTimeout(err) {
+			<-ctx.Done() // package net notices first
+		}
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return nil, dialError(address, network, target, err)
 	}
 	c, err := NewConn(ctx, conn, opts...)
 	if err != nil {
@@ -78,21 +83,6 @@ func splitAddress(address string) (network, target string) {
 		return "tcp", address
 	}
 	return "unix", address
-}
-
-// dialHint explains the usual cause of a failure to connect.
-func dialHint(err error) string {
-	switch {
-	case errors.Is(err, syscall.ENOENT):
-		return " (no such socket: is the VM running, with -qmp?)"
-	case errors.Is(err, syscall.ECONNREFUSED):
-		return " (no process listens: the VM is gone)"
-	case errors.Is(err, syscall.EAGAIN):
-		return " (others wait there already: QEMU serves one client at a time)"
-	case errors.Is(err, syscall.EACCES):
-		return " (no permission: run as root or as QEMU's user)"
-	}
-	return ""
 }
 
 // addressOf names the monitor at the other end, if it has a name that is the same for all programs.

@@ -3,6 +3,7 @@ package qmp
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // Errors of the client itself. Those with which QEMU refuses a command are in errtext.go.
@@ -51,15 +52,28 @@ func (e *Error) Error() string {
 }
 
 // UnknownOutcomeError says that a command, or a part of it, was sent, and that no answer came. QEMU may have
-// executed it, may still execute it, or may never do so: query QEMU for what exists.
+// executed it, may still execute it, or may never do so: query QEMU for what exists, unless the command is a
+// Query.
 type UnknownOutcomeError struct {
 	Command string
 	Err     error // the cause: a context's error, ErrConnectionLost, ErrClosed, ...
 }
 
+// Query reports whether the command changes nothing, whatever QEMU has done with it.
+func (e *UnknownOutcomeError) Query() bool {
+	switch e.Command {
+	case "qom-list", "qom-get", "qom-list-types", "qom-list-properties", "device-list-properties", "qmp_capabilities":
+		return true
+	}
+	return strings.HasPrefix(e.Command, "query-")
+}
+
 // Error names the command and the cause.
 func (e *UnknownOutcomeError) Error() string {
-	return fmt.Sprintf("outcome of %s is unknown (%v): query QEMU before going on", e.Command, e.Err)
+	if e.Query() {
+		return fmt.Sprintf("QEMU has not answered %s: %v", e.Command, e.Err)
+	}
+	return fmt.Sprintf("QEMU has not answered %s, and may or may not have executed it: %v", e.Command, e.Err)
 }
 
 // Unwrap returns the cause.

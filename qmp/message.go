@@ -147,7 +147,7 @@ type refusal struct {
 func parseMessage(text []byte) (message, error) {
 	var m message
 	if err := json.Unmarshal(text, &m); err != nil {
-		return message{}, fmt.Errorf("%w: %w", ErrProtocol, err)
+		return message{}, fmt.Errorf("%w: a message is not a JSON object of QEMU's", ErrProtocol)
 	}
 	if m.Greeting == nil && m.Return == nil && m.Error == nil && m.Event == "" {
 		return message{}, fmt.Errorf("%w: a message is neither reply, event nor greeting", ErrProtocol)

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/luksplug/luksplug/internal/qapi"
 )
 
 // Schema is QEMU's description of its own commands (query-qmp-schema; the
@@ -96,7 +98,7 @@ type entityVariant struct {
 // in a file and used again for the same QEMU binary.
 func ParseSchema(data []byte) (*Schema, error) {
 	var entities []schemaEntity
-	if err := json.Unmarshal(data, &entities); err != nil {
+	if err := qapi.Unmarshal(data, &entities); err != nil {
 		return nil, fmt.Errorf("query-qmp-schema: %w: %w", ErrProtocol, err)
 	}
 	types := make(map[string]*schemaType, len(entities))

@@ -3,6 +3,8 @@ package qmp
 import (
 	"encoding/json"
 	"fmt"
+
+	"github.com/luksplug/luksplug/internal/qapi"
 )
 
 // CompactSchema drops from the "return" value of query-qmp-schema what ParseSchema does not use: the types
@@ -10,7 +12,7 @@ import (
 // values. ParseSchema returns the same Schema for the rest, which is half as long.
 func CompactSchema(data []byte) ([]byte, error) {
 	var entities []schemaEntity
-	if err := json.Unmarshal(data, &entities); err != nil {
+	if err := qapi.Unmarshal(data, &entities); err != nil {
 		return nil, fmt.Errorf("query-qmp-schema: %w: %w", ErrProtocol, err)
 	}
 	byName := make(map[string]*schemaEntity, len(entities))

@@ -2,9 +2,10 @@ package qmp
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+
+	"github.com/luksplug/luksplug/internal/qapi"
 )
 
 // SchemaID identifies the QEMU whose schema is requested.
@@ -91,7 +92,7 @@ func (c *Client) schemaID(ctx context.Context) (SchemaID, error) {
 	var target struct {
 		Arch string `json:"arch"`
 	}
-	if err := json.Unmarshal(value, &target); err != nil {
+	if err := qapi.Unmarshal(value, &target); err != nil {
 		return SchemaID{}, fmt.Errorf("query-target: %w: %w", ErrProtocol, err)
 	}
 	id.Target = target.Arch

@@ -63,13 +63,16 @@ func (s *socket) greet(ctx context.Context) (*greeting, error) {
 		case errors.Is(err, ErrMessageTooLarge):
 			return nil, fmt.Errorf("the peer does not speak QMP: %w", err)
 		case err != nil && ctx.Err() != nil:
-			return nil, fmt.Errorf("%w: it took the connection, but another client probably holds the monitor, "+
-				"which serves one at a time; close that one, or give QEMU a second -qmp (%w)", ErrNoGreeting, ctx.Err())
+			return nil, fmt.Errorf("%w: %s (%w)", ErrNoGreeting, mute(s.conn), ctx.Err())
+		case errors.Is(err, io.EOF):
+			return nil, fmt.Errorf("%w: the peer ended the connection: it is ending, or no monitor: %s", ErrNoGreeting, useMonitor)
 		case err != nil:
-			return nil, fmt.Errorf("%w: the peer ended the connection: %w", ErrNoGreeting, err)
+			return nil, fmt.Errorf("%w: the connection has failed: %w", ErrNoGreeting, err)
 		}
 		m, err := parseMessage(text)
 		switch {
+		case errors.Is(err, ErrProtocol):
+			return nil, foreign(text)
 		case err != nil:
 			return nil, fmt.Errorf("the peer does not speak QMP: %w", err)
 		case m.Event != "":

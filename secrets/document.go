@@ -121,14 +121,14 @@ func (d Document) Answers(ref Reference) (bool, error) {
 }
 
 // Find returns the document of the secret that ref names. The error wraps
-// [ErrNotFound] or [ErrWrongType].
+// [ErrNotFound] or [ErrWrongType]; it names a similar usage, or the same one of another type.
 func Find(documents []Document, ref Reference) (Document, error) {
 	for _, d := range documents {
 		if found, err := d.Answers(ref); found || err != nil {
 			return d, err
 		}
 	}
-	return Document{}, ErrNotFound
+	return Document{}, notAmong(documents, ref)
 }
 
 // CheckDefine returns nil if d may be added to documents, or may replace the document

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/luksplug/luksplug/internal/similar"
 	"github.com/luksplug/luksplug/internal/xmltext"
 )
 
@@ -183,7 +184,7 @@ func (e *element) onlyAttributes(attrs ...string) error {
 
 // suggest returns a hint with the known name that was probably meant, "" for none.
 func suggest(name string, known []string) string {
-	if meant := xmltext.Misspelt(name, known); meant != "" {
+	if meant := similar.Misspelt(name, known); meant != "" {
 		return ": did you mean " + meant + "?"
 	}
 	return ""

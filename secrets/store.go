@@ -150,6 +150,7 @@ func (c chain) Lookup(ctx context.Context, ref Reference) (*Secret, error) {
 	if err := ref.Validate(); err != nil {
 		return fail(err)
 	}
+	var failed []error
 	for _, store := range c {
 		if err := ctx.Err(); err != nil {
 			return fail(err)
@@ -161,8 +162,9 @@ func (c chain) Lookup(ctx context.Context, ref Reference) (*Secret, error) {
 		if !errors.Is(err, ErrNotFound) {
 			return nil, err // already names its store
 		}
+		failed = append(failed, err)
 	}
-	return fail(ErrNotFound)
+	return nil, MissingFrom(c, ref, failed)
 }
 
 func (c chain) String() string {

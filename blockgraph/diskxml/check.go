@@ -9,7 +9,7 @@ import (
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/blockgraph/internal/message"
-	"github.com/luksplug/luksplug/internal/xmltext"
+	"github.com/luksplug/luksplug/internal/similar"
 )
 
 // check refuses everything in e that r does not allow. If skip is not nil, unknown elements
@@ -91,7 +91,7 @@ func (e *element) foreign(attr, what, space string) error {
 // confidential reports whether the element is in one that has to do with secrets, or has their name misspelt.
 func (e *element) confidential() bool {
 	return slices.ContainsFunc(strings.Split(e.path, "/"), func(name string) bool {
-		return xmltext.Misspelt(name, []string{"encryption", "secret", "auth", "cookies", "passphrase", "password", "key"}) != ""
+		return similar.Misspelt(name, []string{"encryption", "secret", "auth", "cookies", "passphrase", "password", "key"}) != ""
 	})
 }
 

@@ -7,7 +7,7 @@ import (
 	"strings"
 
 	"github.com/luksplug/luksplug/blockgraph/internal/message"
-	"github.com/luksplug/luksplug/internal/xmltext"
+	"github.com/luksplug/luksplug/internal/similar"
 )
 
 // skipped records what was removed from a document. A nil one removes nothing.
@@ -26,7 +26,7 @@ func (s *skipped) cut(r *rule, e *element) bool {
 	e.attrs = slices.DeleteFunc(slices.Clone(e.attrs), func(a xml.Attr) bool {
 		name := a.Name.Local
 		foreign := a.Name.Space != "" && a.Name.Space != "xml"
-		if isNamespace(a) || !foreign && (slices.Contains(known, name) || xmltext.Misspelt(name, known) != "") {
+		if isNamespace(a) || !foreign && (slices.Contains(known, name) || similar.Misspelt(name, known) != "") {
 			return false
 		}
 		s.words = append(s.words, fmt.Sprintf("line %d: the attribute %s is not known: it is ignored", e.line, message.Element(e.at(name))))

@@ -142,7 +142,7 @@ func (p *parser) identity(d *blockgraph.Disk) error {
 	if b := p.tree.child("boot"); b != nil {
 		n, err := strconv.ParseUint(b.attr("order"), 10, 31)
 		if err != nil || n == 0 {
-			return b.invalid("order", "%q is no boot order: use 1, 2, ...", message.Shorten(b.attr("order")))
+			return b.invalid("order", "%q is no boot order: use 1, 2 and so on", message.Shorten(b.attr("order")))
 		}
 		d.BootOrder = uint(n)
 		d.Tuning.LoadParm = b.attr("loadparm")

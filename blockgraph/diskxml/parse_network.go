@@ -56,9 +56,9 @@ func parseNetwork(e, authElement *element) (blockgraph.Network, error) {
 	case "sheepdog":
 		return nil, e.unsupported("protocol", "'sheepdog' protocol is no longer supported by any hypervisor driver")
 	case "":
-		return nil, e.invalid("protocol", "is missing: use nbd, iscsi, rbd, https, ...")
+		return nil, e.invalid("protocol", "is missing: use nbd, iscsi, rbd, https or another that libvirt knows")
 	}
-	return nil, e.invalid("protocol", "unknown protocol %q: use nbd, iscsi, rbd, https, ...", message.Shorten(protocol))
+	return nil, e.invalid("protocol", "unknown protocol %q: use nbd, iscsi, rbd, https or another that libvirt knows", message.Shorten(protocol))
 }
 
 // singleHost are the protocols with one server, with libvirt's names for them.

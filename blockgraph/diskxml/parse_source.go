@@ -17,7 +17,7 @@ func sourceKind(e *element) (blockgraph.SourceKind, error) {
 	case blockgraph.SourceFile, blockgraph.SourceBlock, blockgraph.SourceDir, blockgraph.SourceNetwork, blockgraph.SourceVolume, blockgraph.SourceNVMe, blockgraph.SourceVHostUser, blockgraph.SourceVHostVDPA:
 		return kind, nil
 	default:
-		return "", e.invalid("type", "unknown type %q: use file, block, network, ...", message.Shorten(string(kind)))
+		return "", e.invalid("type", "unknown type %q: use file, block, network or another that libvirt knows", message.Shorten(string(kind)))
 	}
 }
 

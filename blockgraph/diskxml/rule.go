@@ -3,7 +3,7 @@ package diskxml
 import (
 	"slices"
 
-	"github.com/luksplug/luksplug/internal/xmltext"
+	"github.com/luksplug/luksplug/internal/similar"
 )
 
 // rule is the grammar of one element of a disk. A name in none of its lists is unknown to
@@ -48,7 +48,7 @@ func (r *rule) without(element string) *rule {
 // suggest returns a hint with the known name that was probably meant by an attribute or element, or with what was probably
 // meant; "" for none. where is "encryption@" or "encryption/", for an attribute or element of <encryption>.
 func suggest(where, name string, known []string) string {
-	if meant := xmltext.Misspelt(name, known); meant != "" {
+	if meant := similar.Misspelt(name, known); meant != "" {
 		return ": did you mean " + meant + "?"
 	}
 	if hint := meant[where+name]; hint != "" {

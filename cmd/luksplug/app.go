@@ -16,6 +16,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/internal/ending"
 	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/internal/printable"
 	"github.com/luksplug/luksplug/qmp"
@@ -170,18 +171,18 @@ func (a *app) limited(cmd *cobra.Command) context.Context {
 	if _, own := cmd.Annotations[ownLimit]; own || a.flags.timeout == 0 {
 		return cmd.Context()
 	}
-	ctx, cancel := context.WithTimeout(cmd.Context(), a.flags.timeout)
+	ctx, cancel := ending.After(cmd.Context(), a.flags.timeout)
 	a.closers = append(a.closers, cancel)
 	cmd.SetContext(ctx)
 	return ctx
 }
 
 // limit returns the time limit of a command as a whole.
-func (a *app) limit() time.Duration { return cmp.Or(a.flags.timeout, time.Minute) }
+func (f *flags) limit() time.Duration { return cmp.Or(f.timeout, time.Minute) }
 
 // bounded returns a context with the time limit of a command as a whole.
 func (a *app) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(ctx, a.limit())
+	return ending.After(ctx, a.flags.limit())
 }
 
 // show writes the result of a command to standard output: v as indented JSON with

@@ -105,11 +105,11 @@ func runAttach(ctx context.Context, a *app, o attachOptions, path string) error 
 			return err
 		}
 	}
-	return withVM(ctx, a, a.limit(), func(ctx context.Context, vm virtualMachine) error {
+	return withVM(ctx, a, a.flags.limit(), func(ctx context.Context, vm virtualMachine) error {
 		attached, err := vm.Attach(ctx, disk, store, o.AttachOptions)
 		a.progress.end()
 		if err != nil {
-			return withNewline(err, store)
+			return err
 		}
 		if attached.Off {
 			return a.show(fmt.Sprintf("%s belongs to %s, which is off: it is there from the next start on\n", attached.Target, printable.Line(a.flags.domain)),

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"strings"
 	"time"
@@ -10,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/luksplug/luksplug/hotplug/libvirtvm"
+	"github.com/luksplug/luksplug/internal/ending"
 	"github.com/luksplug/luksplug/internal/printable"
 	"github.com/luksplug/luksplug/secrets"
 )
@@ -77,7 +77,7 @@ func domainNames(cmd *cobra.Command, a *app) []string {
 	if a.flags.complete(cmd) != nil || a.setUp(cmd) != nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(cmd.Context(), completionLimit)
+	ctx, cancel := ending.After(cmd.Context(), completionLimit)
 	defer cancel()
 	uri, err := a.libvirtURI()
 	if err != nil {
@@ -93,7 +93,7 @@ func storeCompletions(cmd *cobra.Command, a *app) []string {
 	if a.flags.complete(cmd) != nil || a.setUp(cmd) != nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(cmd.Context(), completionLimit)
+	ctx, cancel := ending.After(cmd.Context(), completionLimit)
 	defer cancel()
 	stores, err := openStores(a, a.storeOptions())
 	if err != nil {
@@ -114,7 +114,7 @@ func secretNames(cmd *cobra.Command, a *app, usage secrets.UsageType) []string {
 	if a.flags.complete(cmd) != nil || a.setUp(cmd) != nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(cmd.Context(), completionLimit)
+	ctx, cancel := ending.After(cmd.Context(), completionLimit)
 	defer cancel()
 	options := a.storeOptions()
 	options.Prompt = nil

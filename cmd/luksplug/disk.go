@@ -197,7 +197,7 @@ func makePlan(ctx context.Context, a *app, o planOptions, path string) (planned,
 
 func planLive(ctx context.Context, a *app, disk *blockgraph.Disk, policy hotplug.UnlockPolicy) (planned, error) {
 	out := planned{disk: disk}
-	err := withVM(ctx, a, a.limit(), func(ctx context.Context, m virtualMachine) error {
+	err := withVM(ctx, a, a.flags.limit(), func(ctx context.Context, m virtualMachine) error {
 		vm, err := m.VM(ctx)
 		if err != nil {
 			return err

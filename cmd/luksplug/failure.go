@@ -26,7 +26,7 @@ type failure struct {
 
 // report prints the error of a command.
 func (a *app) report(err error, asJSON bool) {
-	hints := []string{hintOf(err), hintFor(err, a.flags.domain)}
+	hints := []string{flagHint(err, &a.flags), hintFor(err, &a.flags)}
 	if !asJSON {
 		text := printable.Line(oneLine(err.Error()))
 		if hints[0] != "" {

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"io/fs"
+	"strings"
 
 	"github.com/sirupsen/logrus"
 
@@ -11,10 +12,12 @@ import (
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/hotplug/libvirtvm"
+	"github.com/luksplug/luksplug/internal/dialing"
+	"github.com/luksplug/luksplug/internal/ending"
 	"github.com/luksplug/luksplug/internal/shell"
+	"github.com/luksplug/luksplug/internal/similar"
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/secrets"
-	"github.com/luksplug/luksplug/secrets/luks"
 )
 
 // causeHints maps causes of the libraries, which know no flags, to the flags that help. A
@@ -26,6 +29,7 @@ var causeHints = []struct {
 }{
 	{diskxml.ErrNotOneDisk, "use --target to choose a disk, such as --target vdb"},
 	{libvirtvm.ErrRecorded, "detach that disk with --persistent first, or give this one another target"},
+	{libvirtvm.ErrOff, "attach --persistent, list, detach and repair also work on a domain that is off; plan takes --domain-xml"},
 	{libvirtvm.ErrKeyFile, "correct the file, and run 'luksplug hook check'"},
 	{libvirtvm.ErrNotHere, "run 'luksplug --domain VM repair --adopt' there"},
 	{libvirtvm.ErrUnverified, "run 'luksplug --domain VM repair --adopt' as root on its host, which shows the record and signs it"},
@@ -83,15 +87,32 @@ func withHint(err error) string {
 	return text
 }
 
-// hintFor returns a further hint against an error of a command, "" for none. It is
-// printed on its own line. domain is the command's libvirt domain, if any.
-func hintFor(err error, domain string) string {
+// flagHint returns the hint against an error of a command with those flags: that of its
+// cause, else one that depends on the flags; "" for none.
+func flagHint(err error, f *flags) string {
+	if hint := hintOf(err); hint != "" {
+		return hint
+	}
+	var missing *hotplug.NotHeldError
+	var limit *ending.Error
 	switch {
-	case is[newlineError](err) && (errors.Is(err, qmp.ErrWrongPassphrase) || errors.Is(err, luks.ErrWrongPassphrase) || errors.Is(err, secrets.ErrWrongPassphrase)):
-		return "the passphrase ends in a newline, which is part of it: write the file without one (printf %s)"
+	case errors.As(err, &missing) && similar.Misspelt(missing.Target, missing.Held) != "":
+		return "did you mean " + similar.Misspelt(missing.Target, missing.Held) + "?"
+	case errors.Is(err, fs.ErrNotExist) && is[*dialing.Error](err) && f.qmp != "" && !strings.ContainsAny(f.qmp, "/:."):
+		return "use --domain " + f.qmp + " if " + f.qmp + " is a libvirt domain"
+	case errors.As(err, &limit) && limit.Limit == f.limit() && !errors.Is(err, qmp.ErrNoGreeting):
+		return "use --timeout for more time"
+	}
+	return ""
+}
+
+// hintFor returns a further hint against an error of a command, "" for none. It is
+// printed on its own line.
+func hintFor(err error, f *flags) string {
+	switch {
 	case errors.Is(err, libvirtvm.ErrNoPort):
-		return "run 'luksplug hook enable " + domain + "', or use bus='scsi' with an existing controller"
-	case hintOf(err) == "" && errors.Is(err, fs.ErrPermission) && !errors.Is(err, secrets.ErrDenied):
+		return "run 'luksplug hook enable " + f.domain + "', or use bus='scsi' with an existing controller"
+	case flagHint(err, f) == "" && errors.Is(err, fs.ErrPermission) && !errors.Is(err, secrets.ErrDenied):
 		return "run luksplug as a user who may open it, usually root"
 	}
 	return ""

@@ -7,11 +7,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sirupsen/logrus"
 
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/libvirtvm"
+	"github.com/luksplug/luksplug/internal/dialing"
+	"github.com/luksplug/luksplug/internal/ending"
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/secrets"
 )
@@ -20,26 +23,30 @@ func TestHint(t *testing.T) {
 	t.Parallel()
 	wrong := &hotplug.RolledBackError{Target: "vdb", Err: qmp.ErrWrongPassphrase}
 	cases := []struct {
-		name    string
-		newline bool
-		err     error
-		want    string // a part of it; "" for no hint
+		name string
+		err  error
+		want string // a part of it; "" for no hint
 	}{
-		{"wrong passphrase", false, wrong, ""},
-		{"wrong passphrase with a newline", true, wrong, "newline"},
-		{"another error with a newline", true, fs.ErrNotExist, ""},
-		{"a disk that belongs to the domain", false, fmt.Errorf("refused: %w", libvirtvm.ErrRecorded), "--persistent"},
-		{"a domain with disks", false, fmt.Errorf("refused: %w", libvirtvm.ErrDisks), "--persistent"},
-		{"an unsigned record", false, fmt.Errorf("refused: %w", libvirtvm.ErrUnsigned), "luksplug --domain VM repair --adopt"},
-		{"no key", false, fmt.Errorf("refused: %w", libvirtvm.ErrNoKey), "luksplug --domain VM repair --adopt"},
-		{"a damaged key", false, fmt.Errorf("refused: %w", libvirtvm.ErrKeyFile), "hook check"},
-		{"no port", false, fmt.Errorf("refused: %w", libvirtvm.ErrNoPort), "hook enable vm1"},
-		{"no permission", false, fmt.Errorf("open: %w", fs.ErrPermission), "root"},
-		{"a key store that denies access", false, fmt.Errorf("%w: %w", secrets.ErrDenied, fs.ErrPermission), ""},
+		{"wrong passphrase", wrong, ""},
+		{"another error", fs.ErrNotExist, ""},
+		{"a similar target", &hotplug.NotHeldError{Target: "vdb", Held: []string{"sda", "vdc"}}, "did you mean vdc?"},
+		{"no similar target", &hotplug.NotHeldError{Target: "vdb", Held: []string{"sda"}}, ""},
+		{"a socket that looks like a domain", fmt.Errorf("so: %w", &dialing.Error{Err: fs.ErrNotExist}), "--domain box"},
+		{"the limit of the command", fmt.Errorf("so: %w", &ending.Error{Limit: time.Minute}), "--timeout"},
+		{"another limit", fmt.Errorf("so: %w", &ending.Error{Limit: time.Second}), ""},
+		{"a domain that is off", &hotplug.PreflightError{Cause: libvirtvm.ErrOff}, "--persistent"},
+		{"a disk that belongs to the domain", fmt.Errorf("refused: %w", libvirtvm.ErrRecorded), "--persistent"},
+		{"a domain with disks", fmt.Errorf("refused: %w", libvirtvm.ErrDisks), "--persistent"},
+		{"an unsigned record", fmt.Errorf("refused: %w", libvirtvm.ErrUnsigned), "luksplug --domain VM repair --adopt"},
+		{"no key", fmt.Errorf("refused: %w", libvirtvm.ErrNoKey), "luksplug --domain VM repair --adopt"},
+		{"a damaged key", fmt.Errorf("refused: %w", libvirtvm.ErrKeyFile), "hook check"},
+		{"no port", fmt.Errorf("refused: %w", libvirtvm.ErrNoPort), "hook enable vm1"},
+		{"no permission", fmt.Errorf("open: %w", fs.ErrPermission), "root"},
+		{"a key store that denies access", fmt.Errorf("%w: %w", secrets.ErrDenied, fs.ErrPermission), ""},
 	}
 	for _, c := range cases {
-		err := withNewline(c.err, &given{newline: c.newline})
-		got := hintOf(err) + hintFor(err, "vm1")
+		f := &flags{domain: "vm1", qmp: "box"}
+		got := flagHint(c.err, f) + hintFor(c.err, f)
 		if c.want == "" && got != "" || !strings.Contains(got, c.want) {
 			t.Errorf("%s: %q, want %q", c.name, got, c.want)
 		}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/hotplug/libvirtvm"
+	"github.com/luksplug/luksplug/internal/ending"
 )
 
 func newHookInstall(a *app) *cobra.Command {
@@ -74,7 +75,7 @@ func runHookInstall(ctx context.Context, a *app, i hook.Installation) error {
 // noteUser writes down which user libvirt runs QEMU as. A libvirt that does not answer is
 // none: the hook finds the user in other ways.
 func noteUser(ctx context.Context, a *app) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := ending.After(ctx, 5*time.Second)
 	defer cancel()
 	uri, err := a.libvirtURI()
 	if err == nil {

@@ -33,7 +33,7 @@ the VM, also those of others.`,
 }
 
 func runList(ctx context.Context, a *app, all bool) error {
-	return withVM(ctx, a, a.limit(), func(ctx context.Context, m virtualMachine) error {
+	return withVM(ctx, a, a.flags.limit(), func(ctx context.Context, m virtualMachine) error {
 		if all {
 			return listNodes(ctx, a, m)
 		}

@@ -51,7 +51,7 @@ may be off.`,
 }
 
 func runRepair(ctx context.Context, a *app) error {
-	return withVM(ctx, a, a.limit(), func(ctx context.Context, vm virtualMachine) error {
+	return withVM(ctx, a, a.flags.limit(), func(ctx context.Context, vm virtualMachine) error {
 		repaired, err := vm.Repair(ctx)
 		if err != nil && (repaired == nil || len(repaired.Removed)+len(repaired.Fixed)+len(repaired.Redefined) == 0) {
 			return err // and not that nothing was left

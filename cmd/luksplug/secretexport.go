@@ -16,7 +16,6 @@ import (
 	"github.com/luksplug/luksplug/internal/printable"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/dir"
-	"github.com/luksplug/luksplug/secrets/passphrase"
 )
 
 // ownerFlag is the flag that names the user who may read an exported secret.
@@ -85,8 +84,8 @@ func runSecretExport(ctx context.Context, a *app, name, path, owner string) erro
 		if err != nil {
 			return err
 		}
-		if passphrase.EndsInNewline(value) {
-			a.log.Warn("the value ends in a newline, which is part of it for QEMU, too")
+		if stray := value.Stray(); stray != "" {
+			a.log.Warnf("the value %s, which is part of it for QEMU, too", stray)
 		}
 		return a.show(printable.Line(fmt.Sprintf("value of the secret with %s written to %s, which only user %s can read", d, file.path, file.user))+"\n",
 			struct {

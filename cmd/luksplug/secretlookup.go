@@ -91,7 +91,8 @@ func find(ctx context.Context, lister secrets.Lister, ref secrets.Reference) (se
 		}
 	}
 	if err == nil {
-		err = &secrets.StoreError{Store: lister.String(), Ref: ref, Err: secrets.ErrNotFound}
+		_, err = secrets.Find(documents, ref)
+		err = &secrets.StoreError{Store: lister.String(), Ref: ref, Err: err}
 	}
 	return secrets.Document{}, err // a damaged document could be that of the secret
 }
@@ -99,13 +100,16 @@ func find(ctx context.Context, lister secrets.Lister, ref secrets.Reference) (se
 // firstOf returns the result of try for the first store that has the secret; for the
 // others, try returns an error that wraps [secrets.ErrNotFound].
 func firstOf[T any](stores []secrets.Store, ref secrets.Reference, try func(secrets.Store) (T, error)) (T, error) {
+	var failed []error
 	for _, store := range stores {
-		if out, err := try(store); !errors.Is(err, secrets.ErrNotFound) {
+		out, err := try(store)
+		if !errors.Is(err, secrets.ErrNotFound) {
 			return out, err
 		}
+		failed = append(failed, err)
 	}
 	var none T
-	return none, &secrets.StoreError{Store: secrets.Chain(stores...).String(), Ref: ref, Err: secrets.ErrNotFound}
+	return none, secrets.MissingFrom(stores, ref, failed)
 }
 
 // locate finds the secret that an argument names, in the stores that can list.

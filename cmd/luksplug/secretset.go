@@ -12,7 +12,6 @@ import (
 
 	"github.com/luksplug/luksplug/internal/printable"
 	"github.com/luksplug/luksplug/secrets"
-	"github.com/luksplug/luksplug/secrets/passphrase"
 )
 
 // valueFlag is the flag that names the source of a value.
@@ -84,8 +83,8 @@ func runSecretSet(ctx context.Context, a *app, name string, o setOptions) error 
 		return err
 	}
 	a.settleAfter(ctx, keeper)
-	if passphrase.EndsInNewline(value) {
-		a.log.Warn("the value ends in a newline, which is part of it: printf writes a value without one")
+	if stray := value.Stray(); stray != "" {
+		a.log.Warnf("the value %s, which is part of it: printf %%s writes a value without", stray)
 	}
 	return a.show(printable.Line(fmt.Sprintf("value of the secret with %s set in %s", f.document, f.store))+"\n", secretToJSON(f))
 }

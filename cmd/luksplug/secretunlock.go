@@ -12,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/luksplug/luksplug/secrets"
-	"github.com/luksplug/luksplug/secrets/passphrase"
 )
 
 func newSecretUnlock(a *app) *cobra.Command {
@@ -49,13 +48,13 @@ func runSecretUnlock(ctx context.Context, a *app, name string, limit secrets.Lim
 	if limit.For < 0 || limit.For > maxFor {
 		return &usageError{fmt.Errorf("--for %s is negative, or longer than 10 years", limit.For)}
 	}
-	newline := false
+	stray := "" // what is probably wrong in the passphrase
 	options := a.storeOptions()
 	if a.flags.passphrase != "" {
 		options.Prompt = func(ctx context.Context, _ string) (*secrets.Secret, error) {
 			p, err := a.readPassphrase(ctx, a.flags.passphrase)
 			if err == nil {
-				newline = passphrase.EndsInNewline(p)
+				stray = p.Stray()
 			}
 			return p, err
 		}
@@ -81,8 +80,8 @@ func runSecretUnlock(ctx context.Context, a *app, name string, limit secrets.Lim
 		switch {
 		case errors.Is(err, secrets.ErrPassphrase) && options.Prompt == nil:
 			err = &usageError{fmt.Errorf("key store %s: there is no terminal to ask for the passphrase at: use --passphrase-file FILE (- for standard input, or fd:N)", s)}
-		case errors.Is(err, secrets.ErrWrongPassphrase) && newline:
-			err = newlineError{err}
+		case errors.Is(err, secrets.ErrWrongPassphrase) && stray != "":
+			err = fmt.Errorf("%w; the passphrase %s, which counts: write it without (printf %%s)", err, stray)
 		}
 		if err != nil {
 			return errors.Join(showUnlessNone(a, out), err)

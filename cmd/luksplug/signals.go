@@ -10,6 +10,7 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/luksplug/luksplug/internal/ending"
 	"github.com/luksplug/luksplug/internal/printable"
 	"github.com/luksplug/luksplug/internal/shell"
 )
@@ -52,13 +53,13 @@ func (u *unfinished) secondSignal() string {
 // untilSignal returns a context that the first signal cancels: the command is then undone
 // as far as it is not complete. A second signal ends the program at once, as users expect.
 func untilSignal(ctx context.Context, u *unfinished, out io.Writer) context.Context {
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, interrupt := ending.WithInterrupt(ctx)
 	signals := []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP}
 	received := make(chan os.Signal, len(signals))
 	signal.Notify(received, signals...)
 	go func() {
 		<-received
-		cancel() // first: the message may have to wait for its reader
+		interrupt() // first: the message may have to wait for its reader
 		_, _ = io.WriteString(out, u.firstSignal())
 		second := <-received
 		signal.Reset(signals...) // so that a third signal also ends a program that cannot write

@@ -14,7 +14,6 @@ import (
 	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/keystore"
-	"github.com/luksplug/luksplug/secrets/passphrase"
 )
 
 // fromFlag is the source of the key stores of the flag.
@@ -166,10 +165,7 @@ func openDiskStore(a *app, disk *blockgraph.Disk) (secrets.Store, error) {
 
 // given is the store of the passphrase of --passphrase-file, which it returns for every
 // reference.
-type given struct {
-	app     *app
-	newline bool // the passphrase ends in a newline
-}
+type given struct{ app *app }
 
 func (g *given) String() string { return "--passphrase-file " + g.app.flags.passphrase }
 
@@ -178,20 +174,5 @@ func (g *given) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Sec
 	if err != nil {
 		return nil, &secrets.StoreError{Store: g.String(), Ref: ref, Err: err}
 	}
-	g.newline = passphrase.EndsInNewline(secret)
 	return secret, nil
-}
-
-// newlineError is an error of an operation whose passphrase ends in a newline.
-type newlineError struct{ error }
-
-func (e newlineError) Unwrap() error { return e.error }
-
-// withNewline wraps the error of an operation that took its secrets from store in a
-// newlineError if the passphrase ends in a newline.
-func withNewline(err error, store secrets.Store) error {
-	if g, ok := store.(*given); ok && g.newline && err != nil {
-		return newlineError{err}
-	}
-	return err
 }

@@ -8,6 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/luksplug/luksplug/internal/similar"
 )
 
 // closest returns ": did you mean WORD?" for the word that is most like a misspelt one, ""
@@ -15,7 +17,7 @@ import (
 func closest(misspelt string, words []string) string {
 	best, least := "", min(2, len(misspelt)/2)+1
 	for _, w := range words {
-		if d := distance(misspelt, w); d < least {
+		if d := similar.Distance(misspelt, w); d < least {
 			best, least = w, d
 		}
 	}
@@ -27,32 +29,6 @@ func didYouMean(word string) string {
 		return ""
 	}
 	return ": did you mean " + word + "?"
-}
-
-// distance returns how many characters have to be added, removed, replaced or exchanged
-// with their neighbours to make b of a.
-func distance(a, b string) int {
-	d := make([][]int, len(a)+1)
-	for i := range d {
-		d[i] = make([]int, len(b)+1)
-		d[i][0] = i
-	}
-	for j := range d[0] {
-		d[0][j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		for j := 1; j <= len(b); j++ {
-			cost := 1
-			if a[i-1] == b[j-1] {
-				cost = 0
-			}
-			d[i][j] = min(d[i-1][j]+1, d[i][j-1]+1, d[i-1][j-1]+cost)
-			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-				d[i][j] = min(d[i][j], d[i-2][j-2]+1)
-			}
-		}
-	}
-	return d[len(a)][len(b)]
 }
 
 // otherNames are names that other programs have for a command, by its path.
@@ -115,8 +91,20 @@ func unknownCommand(cmd *cobra.Command, word string) error {
 	return fmt.Errorf("unknown command %q for %q%s", word, cmd.CommandPath(), commandLike(cmd, word))
 }
 
-// unknownFlag adds the flag that was probably meant to an error of package pflag.
+// wanted is what the value of a flag of that type is, for the types whose errors package pflag
+// has from package strconv.
+var wanted = map[string]string{
+	"bool": "true or false", "count": "a number, or give the flag alone", "int": "a number", "uint": "a number, which is not negative",
+}
+
+// unknownFlag adds the flag that was probably meant to an error of package pflag, or what the
+// value of a flag is.
 func unknownFlag(cmd *cobra.Command, err error) error {
+	var invalid *pflag.InvalidValueError
+	if errors.As(err, &invalid) && wanted[invalid.GetFlag().Value.Type()] != "" {
+		f := invalid.GetFlag()
+		return fmt.Errorf("invalid value %q of --%s: give %s", invalid.GetValue(), f.Name, wanted[f.Value.Type()])
+	}
 	var missing *pflag.NotExistError
 	if !errors.As(err, &missing) || missing.GetSpecifiedShortnames() != "" {
 		return err
@@ -128,7 +116,24 @@ func unknownFlag(cmd *cobra.Command, err error) error {
 		}
 	})
 	text := closest(missing.GetSpecifiedName(), names)
+	if text == "" {
+		text = flagElsewhere(cmd.Root(), missing.GetSpecifiedName())
+	}
 	return fmt.Errorf("%w%s", err, strings.Replace(text, "mean ", "mean --", 1))
+}
+
+// flagElsewhere says which commands have a flag; "" for none.
+func flagElsewhere(root *cobra.Command, name string) string {
+	var paths []string
+	walk(root, func(c *cobra.Command) {
+		if f := c.LocalNonPersistentFlags().Lookup(name); f != nil && !f.Hidden && c.IsAvailableCommand() {
+			paths = append(paths, strings.TrimPrefix(c.CommandPath(), root.Name()+" "))
+		}
+	})
+	if len(paths) == 0 {
+		return ""
+	}
+	return ": it is a flag of " + strings.Join(paths, " and ") + ", and follows it"
 }
 
 // onlyWithCommand makes a command that has no effect without a subcommand an error there.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/libvirtvm"
+	"github.com/luksplug/luksplug/internal/ending"
 	"github.com/luksplug/luksplug/internal/schemacache"
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/secrets"
@@ -68,7 +69,7 @@ func (b bareVM) Close() error { return b.vm.Close() }
 
 // withVM runs f, within a time limit, on the VM that the flags name.
 func withVM(ctx context.Context, a *app, limit time.Duration, f func(context.Context, virtualMachine) error) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	ctx, cancel := ending.After(ctx, limit)
 	defer cancel()
 	var vm virtualMachine
 	var err error

@@ -12,6 +12,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/coldstart"
 	"github.com/luksplug/luksplug/hotplug/internal/access"
+	"github.com/luksplug/luksplug/internal/ending"
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/secrets"
 )
@@ -71,7 +72,7 @@ func (h Host) Run(ctx context.Context, e Event) (output []byte, err error) {
 	if timeout == 0 {
 		timeout = DefaultTimeout
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("%w: %s", ErrTimeout, timeout))
+	ctx, cancel := ending.After(ctx, timeout)
 	defer cancel()
 	spared := e.Operation == Started && h.arrived(ctx, e)
 	type result struct {
@@ -113,7 +114,7 @@ func (h Host) run(ctx context.Context, e Event) (output []byte, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			h.Log.Errorf("panic: %v\n%s", p, debug.Stack())
-			output, err = nil, fmt.Errorf("luksplug has a bug, please report it with its log: %v", p)
+			output, err = nil, fmt.Errorf("this is a fault of luksplug: report it with its log: %v", p)
 		}
 	}()
 	d, err := e.read()
@@ -137,8 +138,9 @@ func (h Host) run(ctx context.Context, e Event) (output []byte, err error) {
 		}
 	}
 	output, err = c.run(ctx)
-	if err != nil && ctx.Err() != nil {
-		err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
+	var limit *ending.Error
+	if err != nil && errors.As(ctx.Err(), &limit) && limit.Timeout() {
+		err = fmt.Errorf("%w: %s: %w", ErrTimeout, limit.Limit, err)
 	}
 	return output, err
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/access"
 	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
 	"github.com/luksplug/luksplug/hotplug/internal/record"
+	"github.com/luksplug/luksplug/internal/ending"
 	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
@@ -68,7 +69,7 @@ func (c call) prepare(ctx context.Context) error {
 			continue
 		}
 		if err != nil {
-			after, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleaningUp)
+			after, cancel := ending.After(context.WithoutCancel(ctx), cleaningUp)
 			defer cancel()
 			return errors.Join(err, s.Gone(after), s.GiveBack(after, coldstart.Return{}))
 		}

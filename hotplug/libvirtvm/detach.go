@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/hotplug"
 )
 
@@ -103,11 +106,25 @@ func detachOff(ctx context.Context, at descriptions, target string, options Deta
 		return out, nil
 	}
 	if old.Disk(target) == nil {
-		return nil, &hotplug.NotHeldError{Target: target, Held: old.Targets()}
+		return nil, notRecorded(ctx, at, target, old.Targets())
 	}
 	if err := forget(ctx, at, Persistent, target); err != nil {
 		return nil, err
 	}
 	out.Removed = []string{definitionPart}
 	return out, nil
+}
+
+// notRecorded is the error for a disk that does not belong to a domain that is off.
+func notRecorded(ctx context.Context, at descriptions, target string, held []string) error {
+	doc, err := at.definition(ctx)
+	if err != nil {
+		return err
+	}
+	m, err := diskxml.ParseDomain(doc.Text())
+	if err != nil {
+		return fmt.Errorf("the definition of domain %s: %w", doc.Name(), err)
+	}
+	foreign := slices.ContainsFunc(m.Disks, func(d blockgraph.OtherDisk) bool { return d.Target == target })
+	return &hotplug.NotHeldError{Target: target, Held: held, VM: doc.Name() + ", which is off,", Foreign: foreign}
 }

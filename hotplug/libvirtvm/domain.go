@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/digitalocean/go-libvirt"
 	"github.com/google/uuid"
@@ -16,6 +18,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
 	"github.com/luksplug/luksplug/internal/libvirtconn"
 	"github.com/luksplug/luksplug/internal/schemacache"
+	"github.com/luksplug/luksplug/internal/similar"
 	"github.com/luksplug/luksplug/qmp"
 )
 
@@ -103,7 +106,10 @@ func (d *Domain) connect(ctx context.Context) error {
 	}
 	handle, err := libvirtconn.Within(ctx, func() (libvirt.Domain, error) { return lookUp(l, d.name) })
 	if err != nil {
-		disconnect()
+		defer disconnect()
+		if isLibvirt(err, libvirt.ErrNoDomain) {
+			return d.unknown(ctx, l, err)
+		}
 		return d.failed(err)
 	}
 	if d.disconnect != nil {
@@ -127,6 +133,41 @@ func lookUp(l *libvirt.Libvirt, name string) (libvirt.Domain, error) {
 		return l.DomainLookupByID(int32(id))
 	}
 	return domain, err
+}
+
+// ErrNoDomain reports that libvirt has no domain of the name, UUID or id.
+var ErrNoDomain = errors.New("there is no such domain")
+
+// unknown is the error for a domain that libvirt does not have. It names those that it has.
+func (d *Domain) unknown(ctx context.Context, l *libvirt.Libvirt, cause error) error {
+	domains, err := libvirtconn.Within(ctx, func() ([]libvirt.Domain, error) {
+		found, _, err := l.ConnectListAllDomains(1, 0)
+		return found, err
+	})
+	if err != nil {
+		return d.failed(cause)
+	}
+	var names []string
+	for _, other := range domains {
+		names = append(names, other.Name)
+	}
+	return fmt.Errorf("domain %s at libvirt %s: %w%s", d.name, d.uri, ErrNoDomain, existing(d.name, names))
+}
+
+// existing describes the domains that there are instead of an unknown one.
+func existing(unknown string, names []string) string {
+	const most = 10
+	slices.Sort(names)
+	meant := similar.Misspelt(unknown, names)
+	switch {
+	case len(names) == 0:
+		return ": it has none: is it the libvirt of another user or host?"
+	case meant != "":
+		return ": did you mean " + meant + "?"
+	case len(names) > most:
+		return fmt.Sprintf(": it has %s and %d more", strings.Join(names[:most], ", "), len(names)-most)
+	}
+	return ": it has " + strings.Join(names, ", ")
 }
 
 // failed adds the domain to an error of libvirt.

@@ -14,6 +14,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/coldstart"
 	"github.com/luksplug/luksplug/hotplug/internal/record"
+	"github.com/luksplug/luksplug/internal/ending"
 )
 
 // ErrSecretInXML reports that the disk's XML has a secret in it, which may not be
@@ -148,7 +149,7 @@ const undoing = 10 * time.Second
 
 // undo removes the records of a disk whose attach failed, also if ctx has ended.
 func (r *recorder) undo(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoing)
+	ctx, cancel := ending.After(context.WithoutCancel(ctx), undoing)
 	defer cancel()
 	var failed []error
 	for _, scope := range slices.Backward(r.written) {

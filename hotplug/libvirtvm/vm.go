@@ -2,6 +2,7 @@ package libvirtvm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -19,11 +20,20 @@ import (
 	"github.com/luksplug/luksplug/qmp/qmplibvirt"
 )
 
+// ErrOff reports that a domain is off. It is wrapped in a [*hotplug.PreflightError].
+var ErrOff = errors.New("the domain is off")
+
 // VM connects to the domain's QEMU, which must be running, once: further calls
-// return the same VM. [Domain.Close] closes it.
+// return the same VM. [Domain.Close] closes it. The error wraps [ErrOff] if it is not
+// running.
 func (d *Domain) VM(ctx context.Context) (*hotplug.VM, error) {
 	if d.vm != nil {
 		return d.vm, nil
+	}
+	if running, err := d.running(ctx); err != nil {
+		return nil, err
+	} else if !running {
+		return nil, &hotplug.PreflightError{Cause: ErrOff, Reason: fmt.Sprintf("domain %s is off: 'virsh start %s' starts it", d.name, d.name)}
 	}
 	o := d.opts.Options
 	if o.Name == "" {

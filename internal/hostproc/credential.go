@@ -74,7 +74,7 @@ func statusIDs(status, name string) ([]uint32, error) {
 	for _, field := range strings.Fields(line) {
 		id, err := strconv.ParseUint(field, 10, 32)
 		if err != nil {
-			return nil, fmt.Errorf("line %q of /proc/PID/status: %w", name, err)
+			return nil, fmt.Errorf("line %q of /proc/PID/status is not as proc(5) documents it", name)
 		}
 		ids = append(ids, uint32(id))
 	}

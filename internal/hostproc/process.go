@@ -64,7 +64,7 @@ func parseStart(pid int, stat string) (uint64, error) {
 	}
 	ticks, err := strconv.ParseUint(fields[start], 10, 64)
 	if err != nil {
-		return 0, fmt.Errorf("process %d: start time: %w", pid, err)
+		return 0, fmt.Errorf("process %d: its start time in /proc/%d/stat is no number", pid, pid)
 	}
 	return ticks, nil
 }

@@ -9,11 +9,13 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
-	"syscall"
 
 	"github.com/digitalocean/go-libvirt"
 	"github.com/digitalocean/go-libvirt/socket/dialers"
+
+	"github.com/luksplug/luksplug/internal/dialing"
 )
 
 // The ports that libvirt listens on.
@@ -37,6 +39,9 @@ func (u *URI) Connect(ctx context.Context) (l *libvirt.Libvirt, closing func(), 
 func (u *URI) ConnectThrough(ctx context.Context, through func(net.Conn) net.Conn) (l *libvirt.Libvirt, closing func(), err error) {
 	conn, err := u.dial(ctx)
 	if err != nil {
+		if ctx.Err() != nil && !errors.Is(err, ctx.Err()) {
+			err = &dialing.Error{Text: "it does not answer: " + ctx.Err().Error(), Err: errors.Join(ctx.Err(), err)}
+		}
 		return nil, nil, fmt.Errorf("connect to libvirt %s: %w", u, err)
 	}
 	l = libvirt.NewWithDialer(dialers.NewAlreadyConnected(&framed{Conn: through(conn)}))
@@ -78,7 +83,7 @@ func refusal(conn net.Conn, err error) error {
 			return why
 		}
 	}
-	return fmt.Errorf("it ended the connection: %w", err)
+	return &dialing.Error{Text: "it ended the connection without an answer: libvirt is being restarted, or another service listens there", Err: err}
 }
 
 // dial opens the connection that libvirt's RPC goes over.
@@ -88,11 +93,24 @@ func (u *URI) dial(ctx context.Context) (net.Conn, error) {
 	case Unix:
 		return u.dialUnix(ctx)
 	case TCP:
-		return d.DialContext(ctx, "tcp", u.address(tcpPort))
+		conn, err := d.DialContext(ctx, "tcp", u.address(tcpPort))
+		return conn, tcpError(err, "does libvirt listen there, without TLS (libvirtd-tcp.socket)?")
 	case TLS:
 		return u.dialTLS(ctx)
 	}
 	return u.dialSSH(ctx)
+}
+
+// tcpError says why there is no connection to a port. ask is what to look at.
+func tcpError(err error, ask string) error {
+	if err == nil {
+		return nil
+	}
+	why := dialing.TCP(err)
+	if why.Kind == dialing.Dead || why.Kind == dialing.Silent {
+		why.Text += ": " + ask
+	}
+	return &dialing.Error{Text: why.Text, Err: err}
 }
 
 func (u *URI) address(port string) string { return net.JoinHostPort(u.Host, cmp.Or(u.Port, port)) }
@@ -118,22 +136,40 @@ func (u *URI) dialUnix(ctx context.Context) (net.Conn, error) {
 	}
 	var d net.Dialer
 	var err error
-	for _, path := range paths {
+	for i, path := range paths {
 		var conn net.Conn
 		if conn, err = d.DialContext(ctx, "unix", path); err == nil {
 			return conn, nil
 		}
 		if !errors.Is(err, fs.ErrNotExist) {
+			paths = paths[i : i+1]
 			break
 		}
 	}
+	return nil, u.unixError(paths, err)
+}
+
+// unixError says why no socket of the paths could be connected to. err is the error of the last.
+func (u *URI) unixError(paths []string, err error) error {
+	last := paths[len(paths)-1]
+	why := dialing.Unix(last, err)
+	text := last + ": " + why.Text
 	switch {
-	case errors.Is(err, fs.ErrPermission):
-		return nil, fmt.Errorf("%w: become root or a member of libvirt's group", err)
-	case u.Session && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)):
-		return nil, fmt.Errorf("%w: the user's libvirt is not running: virsh --connect qemu:///session version starts it", err)
+	case why.Kind == dialing.Denied:
+		text += ": become root or a member of libvirt's group"
+	case (why.Kind == dialing.Missing || why.Kind == dialing.Dead) && u.socket != "":
+		text += ": start that libvirt, or correct ?socket="
+	case (why.Kind == dialing.Missing || why.Kind == dialing.Dead) && u.Session:
+		text += ": the user's libvirt is not running: virsh --connect qemu:///session version starts it"
+	case why.Kind == dialing.Missing || why.Kind == dialing.Dead:
+		text += ": libvirt is not running on this host: systemctl start libvirtd (or virtqemud.socket) starts it"
+		if len(paths) > 1 {
+			text = "neither " + strings.Join(paths, " nor ") + " exists: libvirt is not running on this host: systemctl start libvirtd (or virtqemud.socket) starts it"
+		}
+	case why.Kind == dialing.NotSocket:
+		text += ": correct ?socket="
 	}
-	return nil, err
+	return &dialing.Error{Text: text, Err: err}
 }
 
 func (u *URI) socketNames() []string {

@@ -52,10 +52,10 @@ func TestConnectFails(t *testing.T) {
 	address := closed.Addr().String()
 	_ = closed.Close() // so that no process listens there
 	for text, want := range map[string]string{
-		"qemu:///system?socket=" + dir + "/none":                                       "no such file",
-		"qemu+tcp://" + address + "/system":                                            "connection refused",
+		"qemu:///system?socket=" + dir + "/none":                                       "there is no such socket: start that libvirt",
+		"qemu+tcp://" + address + "/system":                                            "no process listens there: does libvirt listen",
 		"qemu+tls://" + address + "/system?pkipath=" + dir:                             "no certificate of an authority, " + dir + "/cacert.pem",
-		"qemu+tls://" + address + "/system?no_verify=1&pkipath=" + dir:                 "connection refused",
+		"qemu+tls://" + address + "/system?no_verify=1&pkipath=" + dir:                 "no process listens there: does libvirt listen there, for TLS",
 		"qemu+ssh://host/system?command=/nonexistent/ssh":                              "needs the program /nonexistent/ssh",
 		"qemu+ssh://host/system?command=" + script(t, "exit 255"):                      "ssh: it failed without a message",
 		"qemu+ssh://host/system?command=" + script(t, "exit 3"):                        "exit status 3",

@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	"github.com/luksplug/luksplug/internal/certfile"
+	"github.com/luksplug/luksplug/internal/dialing"
 	"github.com/luksplug/luksplug/internal/wipe"
 )
 
@@ -33,7 +34,7 @@ func (u *URI) dialTLS(ctx context.Context) (net.Conn, error) {
 	}
 	raw, err := (&net.Dialer{}).DialContext(ctx, "tcp", u.address(tlsPort))
 	if err != nil {
-		return nil, tlsHint(err)
+		return nil, tcpError(err, "does libvirt listen there, for TLS (libvirtd-tls.socket)?")
 	}
 	below := wipe.NewTLSConn(raw)
 	conn := &tlsConn{tls.Client(below, config), below}
@@ -84,7 +85,7 @@ func tlsHint(err error) error {
 	case errors.As(err, &alert):
 		return fmt.Errorf("%w: it does not accept the certificate of this client", err)
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
-		return fmt.Errorf("%w: does libvirt listen there, and for TLS?", err)
+		return &dialing.Error{Text: "it ended the connection: does libvirt listen there, and for TLS?", Err: err}
 	}
 	return err
 }

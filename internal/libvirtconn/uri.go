@@ -85,7 +85,7 @@ func Parse(text string) (*URI, error) {
 		if errors.As(err, &e) {
 			err = e.Err
 		}
-		return nil, fmt.Errorf("%w: %w", ErrInvalidURI, err)
+		return nil, fmt.Errorf("%w: %w: write it like qemu:///system or qemu+ssh://HOST/system", ErrInvalidURI, err)
 	}
 	u := &URI{Host: from.Hostname(), Port: from.Port(), User: from.User.Username(), text: from.Redacted()}
 	driver, transport, explicit := strings.Cut(from.Scheme, "+")
@@ -210,7 +210,7 @@ func (u *URI) remote() string {
 }
 
 func (u *URI) invalid(format string, args ...any) error {
-	return fmt.Errorf("%w %s: %s", ErrInvalidURI, u.text, fmt.Sprintf(format, args...))
+	return fmt.Errorf("%w %q: %s", ErrInvalidURI, u.text, fmt.Sprintf(format, args...))
 }
 
 func (u *URI) unsupported(format string, args ...any) error {

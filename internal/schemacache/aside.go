@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/luksplug/luksplug/internal/ending"
 	"github.com/luksplug/luksplug/internal/hostproc"
 	"github.com/luksplug/luksplug/qmp"
 )
@@ -38,7 +39,7 @@ func (p *program) aside(ctx context.Context) (found answer, err error) {
 	if err := p.trust(); err != nil {
 		return found, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, asideLimit)
+	ctx, cancel := ending.After(ctx, asideLimit)
 	defer cancel()
 	conn, far, err := hostproc.SocketPair()
 	if err != nil {

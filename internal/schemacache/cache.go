@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/luksplug/luksplug/internal/ending"
 	"github.com/luksplug/luksplug/qmp"
 )
 
@@ -55,7 +56,7 @@ func (c *Cache) Schema(ctx context.Context, id qmp.SchemaID) *qmp.Schema {
 	if id.Target == "" {
 		return nil // a qemu-storage-daemon has no guest to stall
 	}
-	ctx, cancel := context.WithTimeout(ctx, asideLimit)
+	ctx, cancel := ending.After(ctx, asideLimit)
 	defer cancel()
 	for i, p := range programs {
 		if i > 0 && !packaged(id.Version) {

@@ -20,6 +20,7 @@ import (
 	"github.com/digitalocean/go-libvirt"
 	goqemu "github.com/digitalocean/go-qemu/qmp"
 
+	"github.com/luksplug/luksplug/internal/ending"
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/qmp/internal/libvirterr"
 )
@@ -105,7 +106,7 @@ func (t *transport) Close() error {
 	if t.cancel != nil {
 		t.cancel()
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), closeWait)
+	ctx, cancel := ending.After(context.Background(), closeWait)
 	defer cancel()
 	return within(ctx, t.monitor.Disconnect)
 }

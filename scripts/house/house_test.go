@@ -63,11 +63,11 @@ var example = map[string]string{
 	"qmp/q.go":             "package qmp\n\nimport \"example.org/house/secrets\"\n\nvar S secrets.Secret\n",
 }
 
-// TestReport measures the example.
-func TestReport(t *testing.T) {
-	t.Parallel()
+// exampleOf loads a module of these files.
+func exampleOf(t *testing.T, files map[string]string) *house {
+	t.Helper()
 	dir := t.TempDir()
-	for name, text := range example {
+	for name, text := range files {
 		path := filepath.Join(dir, name)
 		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
 			t.Fatal(err)
@@ -79,6 +79,13 @@ func TestReport(t *testing.T) {
 	if err := errors.Join(initErr, addErr, err); err != nil {
 		t.Fatal(err)
 	}
+	return h
+}
+
+// TestReport measures the example.
+func TestReport(t *testing.T) {
+	t.Parallel()
+	h := exampleOf(t, example)
 	var out strings.Builder
 	if err := h.report(&out); err != nil {
 		t.Fatal(err)

@@ -1,6 +1,6 @@
 // Command house measures the structure of the code: dependencies of files and packages, lengths of functions, the public
 // API. It prints a table of figures and the items that each counts; make house runs it. With -picture it draws the
-// packages into a document instead.
+// packages into a document instead, or lists the texts of errors.
 //
 // table.go lists the permitted imports and the packages of the API. The command's test fails for any other import.
 package main
@@ -23,17 +23,21 @@ const (
 func main() {
 	dir := flag.String("dir", ".", "the module to measure")
 	picture := flag.String("picture", "", "draw the packages into this document, between its marks, and measure nothing")
+	errorTexts := flag.String("errors", "", "write the texts of errors into this file, and measure nothing")
 	flag.Parse()
-	if err := run(*dir, *picture); err != nil {
+	if err := run(*dir, *picture, *errorTexts); err != nil {
 		fmt.Fprintf(os.Stderr, "house: %v\n", err)
 		os.Exit(1)
 	}
 }
 
-func run(dir, picture string) error {
+func run(dir, picture, errorTexts string) error {
 	h, err := load(dir)
 	if err != nil {
 		return err
+	}
+	if errorTexts != "" {
+		return os.WriteFile(errorTexts, []byte(strings.Join(h.errorTexts(), "\n")+"\n"), 0o644)
 	}
 	if picture == "" {
 		return h.report(os.Stdout)

@@ -238,6 +238,11 @@ func (s *Store) open() (*privdir.Dir, error) {
 func find(f *privdir.Dir, ref secrets.Reference) (secrets.Document, error) {
 	if ref.UUID != uuid.Nil {
 		d, err := read(f, ref.UUID)
+		if errors.Is(err, secrets.ErrNotFound) {
+			if documents, _, listed := list(f); listed == nil {
+				return secrets.Find(documents, ref) // which says what is similar
+			}
+		}
 		if err != nil {
 			return d, err
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/dir"
+	"github.com/luksplug/luksplug/secrets/internal/nearname"
 	"github.com/luksplug/luksplug/secrets/internal/storecall"
 )
 
@@ -62,7 +63,7 @@ func (s *Store) lookup(ctx context.Context, ref secrets.Reference) (*secrets.Sec
 		return nil, fmt.Errorf("%w: credential %s is a symbolic link, which the service manager never creates", secrets.ErrDenied, name)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w: there is no credential %s", secrets.ErrNotFound, name)
+		return nil, missing(root, ref)
 	}
 	if err != nil {
 		return nil, cannotOpen("credential "+name, err)
@@ -93,6 +94,17 @@ func check(file *os.File, name string) error {
 		return fmt.Errorf("%w: others may use credential %s (mode %04o), so the service manager did not create it", secrets.ErrDenied, name, info.Mode().Perm())
 	}
 	return nil
+}
+
+// missing is the error for a secret without a credential. A directory that cannot be listed
+// has no similar ones.
+func missing(root *os.Root, ref secrets.Reference) error {
+	var names []string
+	entries, _ := fs.ReadDir(root.FS(), ".")
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return nearname.Missing(ref, dir.FileName(ref), names)
 }
 
 // nameOf returns the name of ref's credential. The error wraps ErrNotFound if it is too long for a file.

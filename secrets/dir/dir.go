@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/internal/nearname"
 	"github.com/luksplug/luksplug/secrets/internal/privdir"
 	"github.com/luksplug/luksplug/secrets/internal/storecall"
 )
@@ -135,7 +136,7 @@ func find(f *privdir.Dir, ref secrets.Reference) (entry, error) {
 		case errors.Is(err, secrets.ErrNotFound) && there:
 			return e, nil
 		case errors.Is(err, secrets.ErrNotFound):
-			return e, fmt.Errorf("%w: there is no file %s", secrets.ErrNotFound, name)
+			return e, missing(f, ref)
 		}
 		return e, err
 	}
@@ -143,7 +144,8 @@ func find(f *privdir.Dir, ref secrets.Reference) (entry, error) {
 		return entry{value: name}, nil
 	}
 	documents, err := readDocuments(f)
-	if d, findErr := secrets.Find(documents, ref); findErr == nil {
+	d, findErr := secrets.Find(documents, ref)
+	if findErr == nil {
 		id := d.UUID.String()
 		return entry{value: id, document: id + privdir.DocumentSuffix, defined: true}, nil
 	}
@@ -159,7 +161,18 @@ func find(f *privdir.Dir, ref secrets.Reference) (entry, error) {
 		return entry{}, fmt.Errorf("%w: the usage gives a file name of %d bytes, the limit is %d: refer to the secret by uuid",
 			secrets.ErrNotFound, len(name), privdir.MaxName)
 	}
-	return entry{}, fmt.Errorf("%w: there is no file %s", secrets.ErrNotFound, name)
+	var near *secrets.NotFoundError
+	if errors.As(findErr, &near) && len(documents) > 0 {
+		return entry{}, findErr
+	}
+	return entry{}, missing(f, ref)
+}
+
+// missing is the error for a secret without a file. A directory that cannot be listed has no
+// similar files.
+func missing(f *privdir.Dir, ref secrets.Reference) error {
+	names, _ := f.Names()
+	return nearname.Missing(ref, FileName(ref), names)
 }
 
 // readDocuments returns all readable documents, and an error that names the others.

@@ -278,7 +278,7 @@ func answer(err error) error {
 	case errors.As(err, &theirs):
 		return fmt.Errorf("%w: the server's certificate is not trusted: %w: see ca-file and server-name", secrets.ErrDenied, err)
 	case errors.As(err, &operation) && operation.Op == remoteError && aboutUs(operation.Err.Error()):
-		return fmt.Errorf("%w: the server does not accept our client certificate: %w: see cert-file and key-file", secrets.ErrDenied, err)
+		return fmt.Errorf("%w: the server does not accept the client certificate: %w: see cert-file and key-file", secrets.ErrDenied, err)
 	case errors.Is(err, io.EOF):
 		return fmt.Errorf("%w: the server has closed the connection", secrets.ErrUnreachable)
 	}

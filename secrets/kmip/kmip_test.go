@@ -178,7 +178,7 @@ func testCredentials(t *testing.T, a *kmiptest.Authority, address string) {
 		"right":         {func(*kmip.Options) {}, secrets.ErrNotFound, ""},
 		"by name":       {func(o *kmip.Options) { o.Address = "localhost:" + port }, secrets.ErrNotFound, ""},
 		"named":         {func(o *kmip.Options) { o.ServerName = "localhost" }, secrets.ErrNotFound, ""},
-		"stranger":      {func(o *kmip.Options) { p := stranger.Client(t, "x"); o.Certificate, o.Key = p.Certificate, p.Key }, secrets.ErrDenied, "does not accept our client certificate"},
+		"stranger":      {func(o *kmip.Options) { p := stranger.Client(t, "x"); o.Certificate, o.Key = p.Certificate, p.Key }, secrets.ErrDenied, "does not accept the client certificate"},
 		"no client":     {func(o *kmip.Options) { o.Certificate, o.Key = "", "" }, secrets.ErrDenied, "client certificate"},
 		"other server":  {func(o *kmip.Options) { o.CA = stranger.File }, secrets.ErrDenied, "not trusted"},
 		"other name":    {func(o *kmip.Options) { o.ServerName = "elsewhere" }, secrets.ErrDenied, "not trusted"},

@@ -5,5 +5,5 @@
 // As with `cryptsetup --key-file`, all bytes count: no newline is stripped, except that of
 // a line that is typed at a terminal. A final
 // newline is the usual cause of "wrong passphrase" if the file was written with an
-// editor or echo; [EndsInNewline] lets the caller hint at it.
+// editor or echo; [secrets.Secret.Stray] describes it.
 package passphrase

@@ -110,18 +110,6 @@ func Inherited(spec string) (*os.File, error) {
 	return nil, nil
 }
 
-// EndsInNewline reports whether the last byte is a newline, a frequent cause of
-// a wrong passphrase.
-func EndsInNewline(s *secrets.Secret) bool {
-	found := false
-	// Use fails only for a wiped secret, which has no last byte.
-	_ = s.Use(func(value []byte) error {
-		found = len(value) > 0 && value[len(value)-1] == '\n'
-		return nil
-	})
-	return found
-}
-
 // source returns what spec names. The caller closes it unless it is stdin.
 func source(spec string, stdin io.Reader) (io.Reader, error) {
 	switch {

@@ -25,7 +25,7 @@ func Example() {
 	}
 	defer secret.Wipe()
 	fmt.Println(secret, secret.Len(), "bytes")
-	if passphrase.EndsInNewline(secret) {
+	if secret.Stray() != "" {
 		fmt.Println("hint: it ends in a newline, which counts")
 	}
 	// Output:
@@ -125,19 +125,5 @@ func TestRefusals(t *testing.T) {
 		if !errors.Is(err, want) || secret != nil {
 			t.Errorf("%q: got %v, want %v", spec, err, want)
 		}
-	}
-}
-
-func TestEndsInNewline(t *testing.T) {
-	t.Parallel()
-	for value, want := range map[string]bool{"": false, "a": false, "a\n": true, "\n": true, "a\nb": false, "a\r": false} {
-		if got := passphrase.EndsInNewline(secrets.New([]byte(value))); got != want {
-			t.Errorf("%q: %v", value, got)
-		}
-	}
-	wiped := secrets.New([]byte("a\n"))
-	wiped.Wipe()
-	if passphrase.EndsInNewline(wiped) {
-		t.Error("a wiped secret has no last byte")
 	}
 }

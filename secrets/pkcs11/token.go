@@ -18,6 +18,7 @@ import (
 
 	p11 "github.com/miekg/pkcs11"
 
+	"github.com/luksplug/luksplug/internal/ending"
 	"github.com/luksplug/luksplug/internal/wipe"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/internal/opened"
@@ -86,7 +87,7 @@ func within[T any](ctx context.Context, t *token, f func(s *session) (T, error))
 	if err := ctx.Err(); err != nil {
 		return none, err
 	}
-	bounded, cancel := context.WithTimeout(ctx, t.options.Timeout)
+	bounded, cancel := ending.After(ctx, t.options.Timeout)
 	defer cancel()
 	m, err := moduleOf(t.options.URI)
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/internal/hostproc"
+	"github.com/luksplug/luksplug/internal/qapi"
 )
 
 // DefaultDir is root's registry. It is on a disk, as the owners of files are.
@@ -299,7 +300,7 @@ func (r Registry) read(name string) (*entry, error) {
 		return nil, fmt.Errorf("read the owner of a file: %w", err)
 	}
 	e := &entry{}
-	if err := json.Unmarshal(text, e); err != nil {
+	if err := qapi.Unmarshal(text, e); err != nil {
 		return nil, fmt.Errorf("read the owner of a file: %s: %w", filepath.Join(r.Dir, name), err)
 	}
 	return e, nil

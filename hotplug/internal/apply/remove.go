@@ -12,6 +12,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/inventory"
 	"github.com/luksplug/luksplug/hotplug/internal/monitor"
 	"github.com/luksplug/luksplug/hotplug/internal/outcome"
+	"github.com/luksplug/luksplug/internal/ending"
 	"github.com/luksplug/luksplug/qmp"
 )
 
@@ -248,7 +249,7 @@ func removeNodes(ctx context.Context, c *monitor.Conn, nodes []string) error {
 // guest does not release it, the error is a [*outcome.PendingError]. If the VM cannot be
 // reached, the error wraps [monitor.ErrGone].
 func Unplug(ctx context.Context, c *monitor.Conn, h *host.Host, target, device string, wait time.Duration) error {
-	unplugging, cancel := context.WithTimeout(ctx, wait)
+	unplugging, cancel := ending.After(ctx, wait)
 	defer cancel()
 	begin := time.Now()
 	err := unplug(unplugging, c, device)
@@ -262,7 +263,7 @@ func Unplug(ctx context.Context, c *monitor.Conn, h *host.Host, target, device s
 	case errors.Is(err, errRejected), unplugging.Err() != nil:
 		after, cancel := h.Recovering(ctx)
 		defer cancel()
-		return &outcome.PendingError{Target: target, Device: device, Rejected: errors.Is(err, errRejected), Status: RunState(after, c)}
+		return &outcome.PendingError{Target: target, Device: device, Rejected: errors.Is(err, errRejected), Status: RunState(after, c), Err: ctx.Err()}
 	}
 	return fmt.Errorf("disk %s: unplug device %s: %w", target, device, err)
 }

@@ -91,5 +91,5 @@ func Send(ctx context.Context, t Target, s blockgraph.Step, values *unlock.Value
 		defer fsutil.CloseRead(cmd.File) // QEMU has a copy of the descriptor
 	}
 	_, err = t.Execute(ctx, cmd)
-	return err
+	return values.Explain(err)
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/luksplug/luksplug/internal/ending"
 	"github.com/luksplug/luksplug/qmp"
 )
 
@@ -86,7 +87,7 @@ func firstConnect(ctx context.Context, info Info) (*qmp.Client, error) {
 	if _, err := os.Lstat(info.Socket); err != nil {
 		return nil, fmt.Errorf("it is not ready: %w", err)
 	}
-	attempt, cancel := context.WithTimeout(ctx, patience)
+	attempt, cancel := ending.After(ctx, patience)
 	defer cancel()
 	return connect(attempt, info)
 }

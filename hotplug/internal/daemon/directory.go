@@ -93,7 +93,7 @@ func (d *directory) check() error {
 	}
 	d.owner = info.Sys().(*syscall.Stat_t).Uid
 	if self := os.Geteuid(); self != 0 && int(d.owner) != self {
-		return fmt.Errorf("%s belongs to user %d, and we are user %d: %w", d.path, d.owner, self, ErrDirectory)
+		return fmt.Errorf("%s belongs to user %d, and luksplug runs as user %d: %w", d.path, d.owner, self, ErrDirectory)
 	}
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
 		return fmt.Errorf("%s has mode %04o, and others may enter it: make it 0700: %w", d.path, mode, ErrDirectory)
@@ -149,7 +149,7 @@ func (d *directory) prepare(user *Credential) error {
 	}
 	uid, gid := user.Owner()
 	if int(d.owner) != os.Geteuid() && int(d.owner) != uid {
-		return fmt.Errorf("%s belongs to user %d, neither to us nor to the daemon's user %d: %w", d.path, d.owner, uid, ErrDirectory)
+		return fmt.Errorf("%s belongs to user %d, neither to this user nor to the daemon's user %d: %w", d.path, d.owner, uid, ErrDirectory)
 	}
 	if err := d.clear(); err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/luksplug/luksplug/internal/ending"
 	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
@@ -49,7 +50,7 @@ func (l launch) start(ctx context.Context) (Info, *child, error) {
 	if l.timeout <= 0 {
 		l.timeout = defaultTimeout
 	}
-	ctx, cancel := context.WithTimeout(ctx, l.timeout)
+	ctx, cancel := ending.After(ctx, l.timeout)
 	defer cancel()
 	d, err := makeDirectory(ctx, l.dir, l.user)
 	if err != nil {

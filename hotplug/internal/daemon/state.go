@@ -12,6 +12,7 @@ import (
 
 	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/internal/hostproc"
+	"github.com/luksplug/luksplug/internal/qapi"
 )
 
 // Process identifies one process of this machine, also after its id is used again.
@@ -138,7 +139,7 @@ func (d *directory) readState() (state, error) {
 	if err != nil {
 		return s, err
 	}
-	if err := json.Unmarshal(data, &s); err != nil {
+	if err := qapi.Unmarshal(data, &s); err != nil {
 		return s, fmt.Errorf("%s/%s: %w: %w", d.path, stateName, err, ErrDirectory)
 	}
 	// Some system calls take 0 and negative numbers for groups of processes, and a start

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/luksplug/luksplug/internal/ending"
 	"github.com/luksplug/luksplug/internal/hostproc"
 	"github.com/luksplug/luksplug/qmp"
 )
@@ -41,7 +42,7 @@ func (d *Daemon) Stop(ctx context.Context) error { return d.stop(ctx, KindStorag
 func (d *Daemon) stop(ctx context.Context, p patience) error {
 	defer func() { _ = d.client.Close() }() // the daemon has ended or will
 	quit := func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, p.quit)
+		ctx, cancel := ending.After(ctx, p.quit)
 		defer cancel()
 		_, err := d.client.Execute(ctx, qmp.Command{Execute: "quit"})
 		return err
@@ -181,7 +182,7 @@ func terminate(ctx context.Context, h *hostproc.Handle, d time.Duration) (ended 
 
 // waitFor waits for the process, at most for d. The error is ctx's own.
 func waitFor(ctx context.Context, h *hostproc.Handle, d time.Duration) (ended bool, err error) {
-	bounded, cancel := context.WithTimeout(ctx, d)
+	bounded, cancel := ending.After(ctx, d)
 	defer cancel()
 	err = h.Wait(bounded)
 	if err == nil {

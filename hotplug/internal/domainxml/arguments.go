@@ -97,7 +97,7 @@ func (d *Document) replace(e *Element, text string) (*Document, error) {
 	out = append(append(append(out, d.text[:start]...), text...), d.text[end:]...)
 	doc, err := Parse(out)
 	if err != nil {
-		return nil, fmt.Errorf("the changed domain is no longer valid, which is an error of luksplug: %w", err)
+		return nil, fmt.Errorf("the changed domain is no longer valid, which is a fault of luksplug: report it with the XML: %w", err)
 	}
 	return doc, nil
 }

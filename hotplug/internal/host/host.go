@@ -19,6 +19,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/access"
 	"github.com/luksplug/luksplug/hotplug/internal/outcome"
 	"github.com/luksplug/luksplug/hotplug/internal/rundir"
+	"github.com/luksplug/luksplug/internal/ending"
 	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/internal/hostproc"
 )
@@ -210,7 +211,7 @@ func (h *Host) OverlayName(ctx context.Context) (string, error) {
 
 // Recovering returns the context for the recovery after ctx has failed.
 func (h *Host) Recovering(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.WithoutCancel(ctx), h.Recovery)
+	return ending.After(context.WithoutCancel(ctx), h.Recovery)
 }
 
 // Entry returns the log entry of a disk.

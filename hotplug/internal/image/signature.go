@@ -3,7 +3,6 @@ package image
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +16,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/luksplug/luksplug/internal/ending"
+	"github.com/luksplug/luksplug/internal/qapi"
 )
 
 // Signature is a mark of a file system, partition table, volume manager, RAID or swap
@@ -85,7 +87,7 @@ func runWipefs(ctx context.Context, program string, p places) ([]Signature, erro
 		return nil, err
 	}
 	defer func() { _ = file.Close() }() // a copy
-	ctx, cancel := context.WithTimeout(ctx, signatureWait)
+	ctx, cancel := ending.After(ctx, signatureWait)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, "--no-act", "--json", "--output", "OFFSET,TYPE", "/proc/self/fd/3")
 	cmd.ExtraFiles = []*os.File{file}
@@ -219,14 +221,14 @@ func parseSignatures(out []byte) ([]Signature, error) {
 	var answer struct {
 		Signatures []struct{ Offset, Type string }
 	}
-	if err := json.Unmarshal(out, &answer); err != nil {
+	if err := qapi.Unmarshal(out, &answer); err != nil {
 		return nil, fmt.Errorf("%w: its answer: %w", ErrNoSignatures, err)
 	}
 	var found []Signature
 	for _, s := range answer.Signatures {
 		offset, err := strconv.ParseInt(s.Offset, 0, 64)
 		if err != nil {
-			return nil, fmt.Errorf("%w: its answer: %w", ErrNoSignatures, err)
+			return nil, fmt.Errorf("%w: its answer has the offset %q", ErrNoSignatures, s.Offset)
 		}
 		found = append(found, Signature{Offset: offset, Type: s.Type})
 	}

@@ -12,6 +12,8 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/luksplug/luksplug/hotplug/internal/outcome"
+	"github.com/luksplug/luksplug/internal/ending"
+	"github.com/luksplug/luksplug/internal/qapi"
 	"github.com/luksplug/luksplug/qmp"
 )
 
@@ -40,7 +42,7 @@ type Conn struct {
 func Dial(ctx context.Context, dial Dialer, log logrus.FieldLogger) (*Conn, error) {
 	client, err := dial(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("connect to the VM's monitor: %w", err)
+		return nil, err // names the monitor
 	}
 	return &Conn{dial: dial, client: client, log: log}, nil
 }
@@ -67,7 +69,7 @@ func (c *Conn) Reconnect(ctx context.Context) error {
 	default:
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, redial)
+	ctx, cancel := ending.After(ctx, redial)
 	defer cancel()
 	const first, longest = 20 * time.Millisecond, time.Second
 	for wait := first; ; wait = min(2*wait, longest) {
@@ -169,7 +171,7 @@ func Get[T any](ctx context.Context, q Querier, cmd qmp.Command) (T, error) {
 
 // Decode decodes the value of a command.
 func Decode(value []byte, into any, cmd qmp.Command) error {
-	if err := json.Unmarshal(value, into); err != nil {
+	if err := qapi.Unmarshal(value, into); err != nil {
 		return fmt.Errorf("the answer to %s is not what QEMU documents: %w", cmd.Execute, err)
 	}
 	return nil

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/internal/ending"
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/secrets"
 )
@@ -168,9 +169,18 @@ type PendingError struct {
 	Rejected bool
 	// Status is the VM's run state, such as "paused", which often is the reason.
 	Status string
+	// Err is set if the wait was interrupted before its end. The guest may then still
+	// release the device, and Detach has to be called again in any case.
+	Err error
 }
 
+// Unwrap returns e.Err.
+func (e *PendingError) Unwrap() error { return e.Err }
+
 func (e *PendingError) Error() string {
+	if e.Err != nil && !e.Rejected {
+		return fmt.Sprintf("disk %s: %v while the guest was to release device %s, which it still may: run detach again, which then removes what is left of the disk", e.Target, e.Err, e.Device)
+	}
 	what := "has not released"
 	if e.Rejected {
 		what = "refuses to release"
@@ -191,13 +201,27 @@ type NotHeldError struct {
 	Target string
 	// Held are the targets of the disks that it has there.
 	Held []string
+	// VM is the name of the VM, "" if it has none.
+	VM string
+	// Foreign is true if the VM's manager has given it a disk with the target.
+	Foreign bool
 }
 
 func (e *NotHeldError) Error() string {
-	if len(e.Held) == 0 {
-		return fmt.Sprintf("luksplug holds no disk %s in this VM, nor any other", e.Target)
+	vm := "this VM"
+	if e.VM != "" {
+		vm = "the VM " + e.VM
 	}
-	return fmt.Sprintf("luksplug holds no disk %s in this VM: it holds %s", e.Target, strings.Join(e.Held, ", "))
+	text := fmt.Sprintf("%s has no disk %s of luksplug's", vm, e.Target)
+	switch {
+	case e.Foreign:
+		text += ", but one that was not attached by luksplug: detach it as it was attached, such as with virsh detach-disk"
+	case len(e.Held) == 0:
+		text += ", nor any other"
+	default:
+		text += ": it has " + strings.Join(e.Held, ", ")
+	}
+	return text
 }
 
 // LockedError reports that another luksplug has held the lock of the VM for longer than
@@ -216,7 +240,7 @@ func (e *LockedError) Error() string {
 	if e.Holder != 0 {
 		who = fmt.Sprintf("process %d", e.Holder)
 	}
-	return fmt.Sprintf("the VM is locked by %s (%s): try again when that run has ended: %v", who, e.Path, e.Err)
+	return fmt.Sprintf("the VM is locked by %s (%s), and %v: try again when that run has ended", who, e.Path, e.Err)
 }
 
 func (e *LockedError) Unwrap() error { return e.Err }
@@ -252,7 +276,11 @@ func (e *NoAnswerError) Error() string {
 	if errors.As(e.Err, &unknown) {
 		command = unknown.Command
 	}
-	return "the VM's QEMU does not answer " + command + " in time: check whether a server of one of its disks hangs, since QEMU may stall until it is back, and try again"
+	why := "in time"
+	if limit := (*ending.Error)(nil); errors.As(e.Err, &limit) {
+		why = "before " + limit.Error()
+	}
+	return "the VM's QEMU does not answer " + command + " " + why + ": try again, and check whether a server of one of its disks hangs, since QEMU may stall until it is back"
 }
 
 func (e *NoAnswerError) Unwrap() error { return e.Err }

@@ -1,13 +1,13 @@
 package record
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
+	"github.com/luksplug/luksplug/internal/qapi"
 )
 
 // Parse reads the element. It refuses unknown elements and attributes: a later luksplug has
@@ -102,7 +102,7 @@ func is(e *domainxml.Element, name string) bool {
 // appendJSON reads an element that holds JSON.
 func appendJSON[T any](e *domainxml.Element, to []T) ([]T, error) {
 	var value T
-	if err := json.Unmarshal([]byte(e.Text), &value); err != nil {
+	if err := qapi.Unmarshal([]byte(e.Text), &value); err != nil {
 		return nil, fmt.Errorf("the <%s> of a disk: %w", e.Name.Local, err)
 	}
 	return append(to, value), nil

@@ -20,6 +20,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/outcome"
 	"github.com/luksplug/luksplug/hotplug/internal/rundir"
 	"github.com/luksplug/luksplug/hotplug/internal/unlock"
+	"github.com/luksplug/luksplug/internal/ending"
 	"github.com/luksplug/luksplug/internal/hostproc"
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/secrets"
@@ -84,7 +85,7 @@ func (o *Opener) open(ctx context.Context, i blockgraph.Image) (_ *Image, err er
 	if r.daemon, err = daemon.Start(ctx, options); err != nil {
 		return nil, err
 	}
-	opening, cancel := context.WithTimeout(ctx, wait)
+	opening, cancel := ending.After(ctx, wait)
 	defer cancel()
 	if err := r.run(opening, graph, values); err != nil {
 		if errors.Is(err, outcome.ErrNoAnswer) && ctx.Err() == nil {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/luksplug/luksplug/blockgraph"
@@ -29,6 +30,7 @@ type Values struct {
 	headers     map[string]*luks.EphemeralHeader // by the name of the node
 	overlay     *luks.EphemeralHeader            // encrypts the overlay of a transient disk, nil for none
 	key         *masterkey.Key                   // that the values are encrypted under, nil for none
+	strays      []string                         // what is probably wrong in values, see Explain
 }
 
 // Unlocker has the options for unlocking the LUKS headers of a graph. The zero value
@@ -66,6 +68,20 @@ func Resolve(ctx context.Context, graph *blockgraph.Graph, store secrets.Store, 
 	return v, nil
 }
 
+// strayText says what is probably wrong in a value.
+func strayText(ref secrets.Reference, stray string) string {
+	return fmt.Sprintf("the value of the secret with %s %s, which counts: write it without (printf %%s)", ref, stray)
+}
+
+// Explain adds to the error of a command that used the values what is probably wrong in one
+// of them, if it was refused.
+func (v *Values) Explain(err error) error {
+	if len(v.strays) == 0 || !errors.Is(err, qmp.ErrWrongPassphrase) && !errors.Is(err, qmp.ErrLoginRefused) && !errors.Is(err, qmp.ErrTLSKeyPassphrase) {
+		return err
+	}
+	return fmt.Errorf("%w; %s", err, strings.Join(v.strays, "; "))
+}
+
 // resolve sets the value of one secret object; other objects have none.
 func (v *Values) resolve(ctx context.Context, graph *blockgraph.Graph, o blockgraph.GraphObject, store secrets.Store, u Unlocker) error {
 	data, ok := o.Secret()
@@ -85,6 +101,9 @@ func (v *Values) resolve(ctx context.Context, graph *blockgraph.Graph, o blockgr
 		return &outcome.SecretError{Target: graph.Target, Ref: o.Ref, Err: err}
 	}
 	defer secret.Wipe()
+	if stray := secret.Stray(); stray != "" {
+		v.strays = append(v.strays, strayText(o.Ref, stray))
+	}
 	for _, h := range graph.Headers {
 		if h.Secret != o.ID {
 			continue
@@ -134,7 +153,11 @@ func (u Unlocker) unlock(ctx context.Context, target string, original blockgraph
 	case errors.Is(err, luks.ErrUnsupported), errors.Is(err, luks.ErrNoKeySlot):
 		return nil, &outcome.PreflightError{Target: target, Cause: outcome.ErrHeaderUnusable, Reason: "the LUKS header in " + original.Source.String(), Err: err}
 	case err != nil:
-		return nil, &outcome.SecretError{Target: target, Ref: ref, Err: fmt.Errorf("the secret with %s does not open %s: %w", ref, original.Source, err)}
+		err = fmt.Errorf("the secret with %s does not open %s: %w", ref, original.Source, err)
+		if stray := secret.Stray(); stray != "" && errors.Is(err, luks.ErrWrongPassphrase) {
+			err = fmt.Errorf("%w; %s", err, strayText(ref, stray))
+		}
+		return nil, &outcome.SecretError{Target: target, Ref: ref, Err: err}
 	}
 	defer key.Wipe()
 	ephemeral, err := luks.Ephemeral(key)

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/luksplug/luksplug/internal/ending"
 	"github.com/luksplug/luksplug/secrets"
 )
 
@@ -51,7 +52,7 @@ const patience = time.Second
 // process group is killed: processes that the program has started must not outlive
 // the call.
 func (p *Program) Run(ctx context.Context) (*secrets.Secret, error) {
-	bounded, cancel := context.WithTimeout(ctx, p.Timeout)
+	bounded, cancel := ending.After(ctx, p.Timeout)
 	defer cancel()
 	cmd := exec.CommandContext(bounded, p.Args[0], p.Args[1:]...)
 	cmd.Env = append(os.Environ(), p.Env...) // later entries override earlier ones

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/luksplug/luksplug/internal/ending"
 	"github.com/luksplug/luksplug/secrets"
 )
 
@@ -33,7 +34,7 @@ func Bounded(ctx context.Context, timeout time.Duration, who string, f func(ctx 
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	bounded, cancel := context.WithTimeout(ctx, timeout)
+	bounded, cancel := ending.After(ctx, timeout)
 	defer cancel()
 	err := f(bounded)
 	switch {
