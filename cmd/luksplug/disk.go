@@ -213,7 +213,7 @@ func planLive(ctx context.Context, a *app, disk *blockgraph.Disk, policy hotplug
 		if out.Plan, err = vm.Plan(ctx, disk, state, choice.Unlock); err != nil {
 			return err
 		}
-		warn(a, disk, out.Plan.Graph.Warnings)
+		warn(a, disk, out.Graph.Warnings)
 		out.headers, err = vm.CheckHeaders(ctx, disk, choice.Unlock)
 		return err
 	})

@@ -142,7 +142,7 @@ func TestFormatRefusals(t *testing.T) {
 		"another encryption":        {luks.Format{Encryption: "aes-cbc-plain64", KeyBytes: 32}, f.MinimumCost()},
 		"an unknown key derivation": {luks.Format{Version: 2}, luks.KDF{Type: "scrypt"}},
 	} {
-		if _, err := c.Format.Header(t.Context(), key, passphrase, c.KDF); !errors.Is(err, luks.ErrUnsupported) {
+		if _, err := c.Header(t.Context(), key, passphrase, c.KDF); !errors.Is(err, luks.ErrUnsupported) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
