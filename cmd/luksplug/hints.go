@@ -34,7 +34,7 @@ var causeHints = []struct {
 	{libvirtvm.ErrNotHere, "run 'luksplug --domain VM repair --adopt' there"},
 	{libvirtvm.ErrUnverified, "run 'luksplug --domain VM repair --adopt' as root on its host, which shows the record and signs it"},
 	{libvirtvm.ErrDisks, "detach the disks with --persistent first"},
-	{secrets.ErrOtherNode, "run luksplug on the VM's host, with a key store there: ssh HOST luksplug ..."},
+	{secrets.ErrOtherNode, "run luksplug on the VM's host (ssh HOST luksplug), with a key store there"},
 	{secrets.ErrUnknownNode, "use --qemu-pid to name the VM's process if it is on this host, or run luksplug on the VM's host"},
 	{secrets.ErrNoKeyring, "allow this container add_key and keyctl, or decrypt the identity into a tmpfs at boot and name it with ?identity=PATH"},
 	{hook.ErrRenamed, "if it is the same domain, renamed, run 'luksplug secret renamed' with its name; otherwise remove the keys by 'luksplug secret prune --force --vm' with the UUID"},
