@@ -167,5 +167,5 @@ func Example() {
 	ref := storetest.ByUsage("/var/lib/images/vm1.img")
 	_, err := fixture(nil).Store.Lookup(context.Background(), ref)
 	fmt.Println(err)
-	// Output: secret with usage "/var/lib/images/vm1.img": key store memory:: no such secret
+	// Output: secret with usage "/var/lib/images/vm1.img": key store memory:: no such secret: the key store is empty
 }
