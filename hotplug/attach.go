@@ -96,6 +96,7 @@ func (vm *VM) Attach(ctx context.Context, disk *blockgraph.Disk, store secrets.S
 	images := &remoteimage.Opener{Host: vm.host, Store: store, Target: disk.Target}
 	defer images.Close(ctx)
 	a := &attach{VM: vm, disk: disk, store: store, options: options, images: images}
+	defer a.search(ctx)()
 
 	before, err := a.unlockEarly(ctx)
 	defer before.key.wipe()
@@ -118,7 +119,7 @@ func (vm *VM) Attach(ctx context.Context, disk *blockgraph.Disk, store secrets.S
 	if err != nil {
 		return nil, err
 	}
-	c, err := a.examine(ctx, state, choice, before.servers)
+	c, err := a.examine(ctx, state, choice, before.servers, check.Attach())
 	if err != nil {
 		return nil, err
 	}
@@ -158,6 +159,17 @@ type attach struct {
 	images  *remoteimage.Opener
 	// searches are those of both examinations.
 	searches image.Searches
+}
+
+// search begins to search the payloads for plain data, beside the queries and the derivation
+// of the key. The function that it returns ends that.
+func (a *attach) search(ctx context.Context) (end func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	check.Search(ctx, &check.Candidate{Host: a.host, Disk: a.disk, Searches: &a.searches})
+	return func() {
+		cancel()
+		a.searches.Wait()
+	}
 }
 
 // candidate is a disk that has passed all checks.
@@ -208,7 +220,7 @@ func (a *attach) unlockEarly(ctx context.Context) (early, error) {
 		return early{}, nil
 	}
 	defer a.images.Close(ctx)
-	c, err := a.examine(ctx, state, choice, nil)
+	c, err := a.examine(ctx, state, choice, nil, check.Early())
 	if err != nil {
 		return early{}, err
 	}
@@ -275,7 +287,7 @@ func (a *attach) otherTarget(ctx context.Context, state *State) (string, error) 
 
 // examine plans the disk for the VM in its present state, and checks the plan. servers is
 // the result of an earlier examination of images on servers, nil for none.
-func (a *attach) examine(ctx context.Context, state *State, choice Choice, servers *check.Servers) (*candidate, error) {
+func (a *attach) examine(ctx context.Context, state *State, choice Choice, servers *check.Servers, checks []check.Check) (*candidate, error) {
 	plan, err := a.plan(ctx, a.disk, state, choice.Unlock, a.options.Devices)
 	if err != nil {
 		return nil, err
@@ -284,7 +296,7 @@ func (a *attach) examine(ctx context.Context, state *State, choice Choice, serve
 		Host: a.host, VM: a.check, State: state, Disk: a.disk, Plan: plan, Unlock: choice.Unlock,
 		Spec: a.options.Spec, MaxStall: a.options.MaxStall, Images: a.images, Store: a.store, Servers: servers, Searches: &a.searches,
 	}
-	findings, err := check.Run(ctx, c, check.Attach())
+	findings, err := check.Run(ctx, c, checks)
 	if err != nil {
 		return nil, err
 	}

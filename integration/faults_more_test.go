@@ -23,7 +23,7 @@ func (f *faulty) interrupted(ctx context.Context, t *testing.T, n int) {
 	if !hit {
 		t.Fatalf("the program did not reach step %d: %s", n, r.stderr)
 	}
-	f.wantRolledBack(ctx, t, r, "context canceled", f.steps[n-1].subject)
+	f.wantRolledBack(ctx, t, r, ": interrupted", f.steps[n-1].subject)
 }
 
 // timedOut: the --timeout expires while QEMU works on the step.
@@ -158,8 +158,14 @@ func TestFaultsSwallowedEvent(t *testing.T) {
 			if swallowed.Load() == 0 {
 				t.Error("QEMU sent no event to swallow")
 			}
-			if steps := proxy.Steps(); len(steps) < 2 || !slices.Equal(steps[:2], []string{"device_del", "device_del"}) {
-				t.Errorf("the program did not repeat the request: %v", steps)
+			requests := 0
+			for _, s := range proxy.Steps() {
+				if s == "device_del" {
+					requests++
+				}
+			}
+			if requests < 2 {
+				t.Errorf("the program did not repeat the request: %v", proxy.Steps())
 			}
 		})
 	}

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -191,6 +192,7 @@ func TestNoKernelKeyring(t *testing.T) {
 	for name, refusal := range map[string]unix.Errno{"seccomp of a container": unix.EPERM, "no such system call": unix.ENOSYS} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			ctx := bounded(t) // after the wait for its turn
 			without := func(args ...string) result {
 				t.Helper()
 				return runRefused(ctx, t, refusal, []uint32{unix.SYS_ADD_KEY, unix.SYS_KEYCTL, unix.SYS_REQUEST_KEY}, args...)
@@ -233,15 +235,15 @@ func TestNoLocks(t *testing.T) {
 func runRefused(ctx context.Context, t *testing.T, refusal unix.Errno, calls []uint32, args ...string) result {
 	t.Helper()
 	cmd := exec.CommandContext(ctx, "setsid", append([]string{"--wait", luksplug}, args...)...)
-	var r result
-	must.OK(t, hostproc.OnThread(func() error {
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	must.OK(t, hostproc.OnThread(func() error { // t must not end the test on another goroutine
 		if err := refuseCalls(refusal, calls); err != nil {
 			return err
 		}
-		r = run(ctx, t, cmd)
-		return nil
+		return cmd.Start()
 	}))
-	return r
+	return finished(ctx, t, cmd, cmd.Wait(), &stdout, &stderr)
 }
 
 // refuseCalls has the kernel refuse system calls to this thread and the programs that it starts.

@@ -35,7 +35,6 @@ func TestMachinesWithoutHotplug(t *testing.T) {
 		says    string
 	}{
 		"q35 without ports":               {peer.Options{}, ports},
-		"q35 with a bridge":               {peer.Options{Extra: []string{"-device", "pcie-pci-bridge,id=br1"}}, ports},
 		"q35, port without hot plug":      {peer.Options{Extra: []string{"-device", "pcie-root-port,id=rp,chassis=1,hotplug=off"}}, ports},
 		"pc without ACPI":                 {peer.Options{Machine: "pc,acpi=off"}, fixed},
 		"pc without hot plug of its root": {peer.Options{Machine: peer.I440FX, Extra: []string{"-global", "PIIX4_PM.acpi-root-pci-hotplug=off"}}, fixed},

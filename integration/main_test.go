@@ -113,7 +113,12 @@ func run(ctx context.Context, t *testing.T, cmd *exec.Cmd) result {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	err := cmd.Run()
+	return finished(ctx, t, cmd, cmd.Run(), &stdout, &stderr)
+}
+
+// finished returns the result of a command that has ended with err. One that did not run, or was killed, ends the test.
+func finished(ctx context.Context, t *testing.T, cmd *exec.Cmd, err error, stdout, stderr *bytes.Buffer) result {
+	t.Helper()
 	var exit *exec.ExitError
 	if err != nil && (!errors.As(err, &exit) || exit.ExitCode() < 0) {
 		t.Fatalf("%v: %v (%v)\n%s", cmd.Args, err, ctx.Err(), stderr.String())

@@ -17,7 +17,7 @@ import (
 func TestPlannedHeaders(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
-	q := peer.Start(t, peer.Options{RootPorts: 1, Paused: true})
+	q := peer.Start(t, peer.Options{RootPorts: 2, Paused: true})
 	before := stateOf(ctx, t, q)
 	quick := func(kind peer.VolumeKind, format ...string) *peer.Volume {
 		return peer.NewFormatted(t, kind, append(format, "--pbkdf-force-iterations", "1000")...)

@@ -67,7 +67,7 @@ func TestPrivateStaysOnItsNode(t *testing.T) {
 		if !strings.Contains(text, `"execute":"query-`) || strings.Contains(text, `"execute":"object-add"`) {
 			t.Errorf("%s: a secret was sent, or nothing was", uri)
 		}
-		got.wantStderr(t, "the secret is private, and does not go to another node", "run luksplug on the VM's host, with a key store there")
+		got.wantStderr(t, "the secret is private, and does not go to another node", "run luksplug on the VM's host (ssh HOST luksplug), with a key store there")
 		wantSame(ctx, t, d, before)
 	}
 	for _, uri := range []string{

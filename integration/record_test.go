@@ -125,7 +125,7 @@ func TestRecordOfADomainThatIsOff(t *testing.T) {
 		t.Errorf("got %s\n%s", got.stdout, metadata(ctx, l, d.Name, "--config"))
 	}
 	viaVirsh(ctx, t, l, d.Name, append(attach, "--persistent")...).want(t, 5) // it is there
-	viaVirsh(ctx, t, l, d.Name, attach...).want(t, 1)                         // it does not run
+	viaVirsh(ctx, t, l, d.Name, attach...).want(t, 5)                         // it does not run
 	viaVirsh(ctx, t, l, d.Name, "detach", "--persistent", "sdb").want(t, 5)
 	// list, repair and detach are about the definition.
 	wantRecorded(ctx, t, l, d, recordedDisk{"sda", "off", "", []string{"persistent"}})

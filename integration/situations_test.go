@@ -57,7 +57,6 @@ func portOf(host string) string {
 // TestAddressesThatAreNoMonitor: --qmp with what is not the monitor of a running VM.
 func TestAddressesThatAreNoMonitor(t *testing.T) {
 	t.Parallel()
-	ctx := bounded(t)
 	at := t.TempDir()
 	in := func(name string) string { return filepath.Join(at, name) }
 	sockets := peer.Start(t, peer.Options{Paused: true}).Dir // a short path
@@ -108,6 +107,7 @@ func TestAddressesThatAreNoMonitor(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			ctx := bounded(t) // after the wait for its turn
 			s := situation{args: []string{"--timeout", "2s", "--qmp", c.address, "list"}, code: 1, says: append(c.says, c.address)}
 			wantSituation(ctx, t, s, func(args ...string) *exec.Cmd { return exec.CommandContext(ctx, luksplug, args...) })
 		})

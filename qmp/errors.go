@@ -65,7 +65,7 @@ func (e *UnknownOutcomeError) Query() bool {
 	case "qom-list", "qom-get", "qom-list-types", "qom-list-properties", "device-list-properties", "qmp_capabilities":
 		return true
 	}
-	return strings.HasPrefix(e.Command, "query-")
+	return strings.HasPrefix(e.Command, "query-") || strings.HasPrefix(e.Command, "x-debug-query-")
 }
 
 // Error names the command and the cause.

@@ -63,7 +63,7 @@ type Volume struct {
 var ErrRequest = errors.New("such a volume cannot be made")
 
 // ErrUnsupported reports that this program cannot make a header as requested.
-var ErrUnsupported = luks.ErrUnsupported
+var ErrUnsupported = errors.New("such a LUKS header cannot be made")
 
 // ErrExists reports that there is a file with the name of the volume or its header already, or a secret with its UUID.
 // It was not changed.
@@ -136,8 +136,10 @@ func (r Request) complete() (Request, error) {
 	default:
 		r.LUKS.PayloadOffset = r.LUKS.DefaultPayloadOffset()
 	}
-	_, err := r.LUKS.HeaderSize()
-	return r, err
+	if _, err := r.LUKS.HeaderSize(); err != nil {
+		return r, fmt.Errorf("%w: %w", ErrUnsupported, err)
+	}
+	return r, nil
 }
 
 // Create makes a volume. Errors before the first change wrap [ErrRequest], [ErrExists], [ErrUnsupported] or

@@ -214,7 +214,7 @@ func TestCreateRefuses(t *testing.T) {
 		"a format":               {change(func(r *volume.Request) { r.Format = "vmdk" }), volume.ErrRequest},
 		"LUKS2 in qcow2":         {change(func(r *volume.Request) { r.Format, r.LUKS.Version = blockgraph.FormatQcow2, 2 }), volume.ErrRequest},
 		"a mode":                 {change(func(r *volume.Request) { r.Mode = 0o444 }), volume.ErrRequest},
-		"an encryption":          {change(func(r *volume.Request) { r.LUKS.Encryption = "serpent-xts-plain64" }), luks.ErrUnsupported},
+		"an encryption":          {change(func(r *volume.Request) { r.LUKS.Encryption = "serpent-xts-plain64" }), volume.ErrUnsupported},
 		"a file that is there":   {change(func(r *volume.Request) { r.Path = existing }), volume.ErrExists},
 		"a header that is there": {change(func(r *volume.Request) { r.Header = existing }), volume.ErrExists},
 		"a link":                 {change(func(r *volume.Request) { r.Path = link }), volume.ErrExists},

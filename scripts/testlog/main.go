@@ -189,6 +189,7 @@ func (l *log) summary() {
 	for _, reason := range reasons {
 		tests := l.skipped[reason]
 		slices.Sort(tests)
+		tests = slices.Compact(tests) // some packages are tested twice
 		names := strings.Join(tests[:min(namesShown, len(tests))], ", ")
 		if more := len(tests) - namesShown; more > 0 {
 			names += fmt.Sprintf(" and %d more", more)

@@ -111,11 +111,17 @@ type Check func(ctx context.Context, c *Candidate) (Findings, error)
 
 // Attach returns the checks of a disk for a running VM, in their order.
 func Attach() []Check {
+	return []Check{names, schema, hostDevices, overlayPlace, images, payloads, permissions}
+}
+
+// Early returns those of [Attach] that are worth refusing a disk before its key is derived,
+// which the others follow.
+func Early() []Check {
 	return []Check{names, schema, hostDevices, overlayPlace, images, permissions}
 }
 
 // Start returns the checks of a disk that a VM is started with.
-func Start() []Check { return []Check{images, permissions} }
+func Start() []Check { return []Check{images, payloads, permissions} }
 
 // Run runs the checks in order, up to the first that refuses the disk.
 func Run(ctx context.Context, c *Candidate, checks []Check) (Findings, error) {

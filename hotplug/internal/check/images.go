@@ -183,7 +183,7 @@ func (l *layerCheck) header(ctx context.Context, payload *image.Info) (*luks.Hea
 		return nil, found, nil
 	case header != nil && !unlock.ReadsHere(*header): // a server's
 		if here {
-			found.Warnings, err = l.localPayload(ctx, nil)
+			_, err = l.localContent(ctx, start)
 		}
 		return nil, found, err
 	}
@@ -198,8 +198,7 @@ func (l *layerCheck) header(ctx context.Context, payload *image.Info) (*luks.Hea
 	if err != nil || !here {
 		return h, found, err
 	}
-	warnings, err := l.localPayload(ctx, h)
-	found.Warnings = append(found.Warnings, warnings...)
+	_, err = l.localContent(ctx, start)
 	return h, found, err
 }
 

@@ -14,12 +14,60 @@ import (
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
-// localPayload checks a payload of this host that has a detached header; h is nil if the
+// payloads refuses payloads of this host that have a detached header and hold plain data. It
+// is a check of its own because it takes longer than the others: [Search] begins with it.
+func payloads(ctx context.Context, c *Candidate) (Findings, error) {
+	var all Findings
+	if !c.Host.Local {
+		return all, nil
+	}
+	for _, layer := range c.Disk.Layers() {
+		alone := *c.Disk
+		alone.Image = *layer
+		l := &layerCheck{Candidate: c, disk: &alone}
+		if !l.searched() {
+			continue
+		}
+		var h *luks.Header
+		if header := alone.Header(); unlock.ReadsHere(*header) {
+			var err error
+			if h, err = l.readHeader(ctx, *header); err != nil {
+				return Findings{}, err
+			}
+		}
+		warnings, err := l.localPayload(ctx, h)
+		if err != nil {
+			return Findings{}, err
+		}
+		all.Warnings = append(all.Warnings, warnings...)
+	}
+	return all, nil
+}
+
+// searched reports whether the layer's payload is searched for plain data: it is on this
+// host, and has a detached header that is no backup.
+func (l *layerCheck) searched() bool {
+	return l.disk.Header() != nil && l.disk.Image.Source.Local() && unlock.ReadsHere(l.disk.Image) && !l.recovers()
+}
+
+// Search begins to search the disk's payloads for plain data, in the background: the check
+// of c's payloads then finds the result, unless they have changed.
+func Search(ctx context.Context, c *Candidate) {
+	if !c.Host.Local {
+		return
+	}
+	for _, layer := range c.Disk.Layers() {
+		alone := *c.Disk
+		alone.Image = *layer
+		if l := (&layerCheck{Candidate: c, disk: &alone}); l.searched() {
+			c.Searches.Begin(ctx, func() (image.Reader, error) { return unlock.OpenLocal(ctx, *layer) })
+		}
+	}
+}
+
+// localPayload searches a payload of this host that has a detached header; h is nil if the
 // header is not known. A qcow2 image that package image cannot read is not searched.
 func (l *layerCheck) localPayload(ctx context.Context, h *luks.Header) (warnings []string, err error) {
-	if _, err := l.localContent(ctx, start); err != nil || l.recovers() {
-		return nil, err
-	}
 	source := l.disk.Image.Source
 	r, err := unlock.OpenLocal(ctx, l.disk.Image)
 	if err == nil {

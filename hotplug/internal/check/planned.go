@@ -105,6 +105,9 @@ func (l *layerCheck) planned(ctx context.Context) (warnings []string, err error)
 	if err != nil || detached == nil || !unlock.ReadsHere(*layer) {
 		return nil, err
 	}
+	if _, err := l.localContent(ctx, start); err != nil || l.recovers() {
+		return nil, err
+	}
 	return l.localPayload(ctx, h)
 }
 

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -19,6 +20,8 @@ import (
 
 	"github.com/luksplug/luksplug/internal/ending"
 	"github.com/luksplug/luksplug/internal/qapi"
+
+	"github.com/luksplug/luksplug/internal/fsutil"
 )
 
 // Signature is a mark of a file system, partition table, volume manager, RAID or swap
@@ -45,20 +48,46 @@ const (
 const signatureWait = 30 * time.Second
 
 // Searches finds signatures, and remembers what it has found: an attach examines its images
-// twice, and the program takes longer than reading them. The zero value is ready. It is not
-// safe for concurrent use.
-type Searches struct{ done []search }
+// twice, and the program takes longer than reading them. The zero value is ready. It is safe
+// for concurrent use.
+type Searches struct {
+	ahead sync.WaitGroup // of Begin
+	mu    sync.Mutex
+	done  []search
+}
 
 type search struct {
 	places places
 	found  []Signature
 }
 
+// Begin searches an image in the background, so that a later [Searches.Signatures] need not
+// wait for it. Errors are left to that. The search ends early when ctx ends; [Searches.Wait]
+// waits for it.
+func (s *Searches) Begin(ctx context.Context, open func() (Reader, error)) {
+	s.ahead.Go(func() {
+		r, err := open()
+		if err != nil {
+			return
+		}
+		defer fsutil.CloseRead(r)
+		_, _ = s.search(ctx, r)
+	})
+}
+
+// Wait returns when all searches that Begin has begun have ended.
+func (s *Searches) Wait() { s.ahead.Wait() }
+
 // Signatures returns the signatures in an image, by util-linux's wipefs without changes.
 // The program reads a copy of the image's beginning and end in memory, never the image
 // itself, which others may exchange or which may be on a server. It does not run again for
 // the same bytes. Errors are those of r, or wrap [ErrNoSignatures].
 func (s *Searches) Signatures(ctx context.Context, r Reader) ([]Signature, error) {
+	s.Wait()
+	return s.search(ctx, r)
+}
+
+func (s *Searches) search(ctx context.Context, r Reader) ([]Signature, error) {
 	if r.Size() <= 0 {
 		return nil, nil
 	}
@@ -70,15 +99,29 @@ func (s *Searches) Signatures(ctx context.Context, r Reader) ([]Signature, error
 	if err != nil {
 		return nil, err
 	}
-	if i := slices.IndexFunc(s.done, func(d search) bool { return d.places.equal(p) }); i >= 0 {
-		return s.done[i].found, nil
+	if found, known := s.known(p); known {
+		return found, nil
 	}
 	found, err := runWipefs(ctx, program, p)
 	if err == nil {
 		found = p.addMarks(found)
+		s.mu.Lock()
+		defer s.mu.Unlock()
 		s.done = append(s.done, search{p, found})
 	}
 	return found, err
+}
+
+// known returns the result of an earlier search of the same bytes.
+func (s *Searches) known(p places) (found []Signature, known bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range s.done {
+		if d.places.equal(p) {
+			return d.found, true
+		}
+	}
+	return nil, false
 }
 
 func runWipefs(ctx context.Context, program string, p places) ([]Signature, error) {

@@ -1,6 +1,7 @@
 package image_test
 
 import (
+	"context"
 	"io"
 	"strings"
 	"testing"
@@ -62,5 +63,32 @@ func TestSameBytesAreSearchedOnce(t *testing.T) {
 	}
 	if n := s.Runs(); n != 2 {
 		t.Errorf("wipefs ran %d times, want 2", n)
+	}
+}
+
+// TestSearchAhead: a search that was begun is not run again, and one of other bytes is.
+func TestSearchAhead(t *testing.T) {
+	t.Parallel()
+	must.Have(t, "wipefs")
+	var s image.Searches
+	marked := huge{mark: "\x01CD001\x01", at: 32 << 10}
+	s.Begin(t.Context(), func() (image.Reader, error) { return &huge{mark: marked.mark, at: marked.at}, nil })
+	s.Begin(t.Context(), func() (image.Reader, error) { return nil, io.ErrUnexpectedEOF })
+	for i, h := range []*huge{&marked, {}} {
+		found, err := s.Signatures(t.Context(), h)
+		if err != nil || (len(found) == 1) != (h.mark != "") {
+			t.Errorf("%d: got %v (%v)", i, found, err)
+		}
+		if n := s.Runs(); n != i+1 {
+			t.Errorf("%d: %d runs", i, n)
+		}
+	}
+	ended, end := context.WithCancel(t.Context())
+	end()
+	var stopped image.Searches
+	stopped.Begin(ended, func() (image.Reader, error) { return &marked, nil })
+	stopped.Wait()
+	if n := stopped.Runs(); n != 0 {
+		t.Errorf("%d runs after the end of the context", n)
 	}
 }

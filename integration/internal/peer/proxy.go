@@ -110,7 +110,7 @@ func withFault(command []byte) []byte {
 
 // changes reports whether a command may change something in QEMU.
 func changes(name string) bool {
-	for _, prefix := range []string{"query-", "qom-list", "qom-get", "device-list-properties", "qmp_capabilities"} {
+	for _, prefix := range []string{"query-", "x-debug-query-", "qom-list", "qom-get", "device-list-properties", "qmp_capabilities"} {
 		if strings.HasPrefix(name, prefix) {
 			return false
 		}
