@@ -56,7 +56,7 @@ func (h *faultyHost) faultsOfStart(ctx context.Context, t *testing.T, disks []pl
 		{"the configuration is broken", configured("keystore: none\n"), "configuration"},
 		{"the program is missing", func() func() { return h.replace(t, "") }, "the program is not there"},
 		{"the program is killed", func() func() { return h.replace(t, "kill -9 $$") }, killed},
-		{"a bug", func() func() { return h.replace(t, asBrokenHook(t)) }, "this is a fault of luksplug: report it with its log"},
+		{"a bug", func() func() { return h.replace(t, asBrokenHook(t)) }, "a fault in luksplug, to be reported with its log"},
 	}
 }
 

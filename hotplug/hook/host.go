@@ -114,7 +114,7 @@ func (h Host) run(ctx context.Context, e Event) (output []byte, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			h.Log.Errorf("panic: %v\n%s", p, debug.Stack())
-			output, err = nil, fmt.Errorf("this is a fault of luksplug: report it with its log: %v", p)
+			output, err = nil, fmt.Errorf("a fault in luksplug, to be reported with its log: %v", p)
 		}
 	}()
 	d, err := e.read()
