@@ -65,7 +65,13 @@ var (
 	ErrIdentity             = outcome.ErrIdentity             // QEMU reports another UUID than its process or manager
 	ErrNeedsQEMU            = outcome.ErrNeedsQEMU            // only QEMU could unlock, and the caller has not chosen UnlockQEMU
 	ErrStall                = outcome.ErrStall                // QEMU would stall for longer than MaxStall
-	ErrNotRecorded          = outcome.ErrNotRecorded          // AttachOptions.Before failed
+	ErrNotRecorded          = outcome.ErrNotRecorded          // Before of AttachOptions or AdoptOptions failed
+	ErrNoNode               = outcome.ErrNoNode               // an adoption: the VM has no such node
+	ErrNotLUKS              = outcome.ErrNotLUKS              // an adoption: the node is no LUKS volume
+	ErrNoDevice             = outcome.ErrNoDevice             // an adoption: no device with an id uses the volume
+	ErrNodeShared           = outcome.ErrNodeShared           // an adoption: a node has other users
+	ErrManaged              = outcome.ErrManaged              // an adoption: libvirt manages the disk
+	ErrForeignLayout        = outcome.ErrForeignLayout        // an adoption: the disk has a part that luksplug does not take over
 )
 
 // Causes returns all causes of a [PreflightError].

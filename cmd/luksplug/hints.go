@@ -43,6 +43,7 @@ var causeHints = []struct {
 	{hotplug.ErrIdentity, "use --qemu-pid to name the VM's process if --qmp is a proxy's"},
 	{hotplug.ErrNeedsQEMU, "use --unlock qemu to give QEMU the passphrase, or --unlock external to open the disk in a qemu-storage-daemon"},
 	{hotplug.ErrStall, "use --unlock external to open the disk without a stall, or --max-stall to allow a longer one"},
+	{hotplug.ErrNoNode, "list --all shows the VM's nodes; --node takes the name of one"},
 	{hotplug.ErrExternalWouldHelp, "--unlock external avoids that"},
 }
 

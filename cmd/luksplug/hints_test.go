@@ -73,6 +73,7 @@ var unhinted = []error{
 	hotplug.ErrTargetTaken, hotplug.ErrNameTaken, hotplug.ErrImageInUse, hotplug.ErrImageUnusable, hotplug.ErrReadOnlyImage,
 	hotplug.ErrHeaderUnusable, hotplug.ErrUnexpectedEncryption, hotplug.ErrSystemFile, hotplug.ErrPermission, hotplug.ErrServer, hotplug.ErrRemoteVM,
 	hotplug.ErrHelperProcess, hotplug.ErrHostDevice, hotplug.ErrOverlay, hotplug.ErrReservations, hotplug.ErrNotRecorded,
+	hotplug.ErrNotLUKS, hotplug.ErrNoDevice, hotplug.ErrNodeShared, hotplug.ErrManaged, hotplug.ErrForeignLayout,
 }
 
 // TestCauses: every cause of a refusal either has a hint or is in unhinted.

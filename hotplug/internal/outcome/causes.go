@@ -67,6 +67,19 @@ var (
 	ErrNeedsQEMU = errors.New("only QEMU could unlock the volume")
 	// ErrStall: QEMU would stall the guest for too long while it unlocks the volume.
 	ErrStall = errors.New("QEMU would stall for too long")
+	// ErrNoNode: the VM has no block node with the name of a disk that is to be adopted.
+	ErrNoNode = errors.New("the VM has no such node")
+	// ErrNotLUKS: what is to be adopted is no LUKS volume.
+	ErrNotLUKS = errors.New("the node is no LUKS volume")
+	// ErrNoDevice: no device with an id uses the volume that is to be adopted.
+	ErrNoDevice = errors.New("no device uses the volume")
+	// ErrNodeShared: a node of the disk that is to be adopted has other users.
+	ErrNodeShared = errors.New("the node has other users")
+	// ErrManaged: libvirt manages the disk that is to be adopted.
+	ErrManaged = errors.New("libvirt manages the disk")
+	// ErrForeignLayout: the disk that is to be adopted has a part that luksplug does not take
+	// over.
+	ErrForeignLayout = errors.New("the disk has a part that cannot be adopted")
 	// ErrNotRecorded: the caller's Before failed.
 	ErrNotRecorded = errors.New("the attach cannot be recorded")
 )
@@ -77,6 +90,6 @@ func Causes() []error {
 	return []error{
 		ErrTargetTaken, ErrNameTaken, ErrImageInUse, ErrHeaderInUse, ErrImageUnusable, ErrReadOnlyImage,
 		ErrHeaderUnusable, ErrUnexpectedEncryption, ErrGuestHeader, ErrPayloadSignature, ErrImageChain, ErrSystemFile, ErrPermission, ErrRelabelWouldHelp, ErrRelabelNeedsRoot, ErrServer, ErrRemoteVM,
-		ErrHelperProcess, ErrHostDevice, ErrOverlay, ErrReservations, ErrIdentity, ErrNeedsQEMU, ErrStall, ErrNotRecorded,
+		ErrHelperProcess, ErrHostDevice, ErrOverlay, ErrReservations, ErrIdentity, ErrNeedsQEMU, ErrStall, ErrNoNode, ErrNotLUKS, ErrNoDevice, ErrNodeShared, ErrManaged, ErrForeignLayout, ErrNotRecorded,
 	}
 }
