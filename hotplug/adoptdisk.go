@@ -53,6 +53,9 @@ type AdoptedDisk struct {
 	Secret string
 	// SharedSecret is the id of a secret object that stays, because another node names it.
 	SharedSecret string
+	// Reopened are the ids of secrets that QEMU needs again if a migration of the VM fails
+	// late, see [VM.MissingSecrets].
+	Reopened []string
 	// Verified is true if the secret was found and opens the volume.
 	Verified bool
 }
@@ -193,10 +196,15 @@ func (a *adoption) describe(ctx context.Context, state *State, found *foreign.Di
 		return out, a.refuse(ErrForeignLayout, nil, "its XML would be that of another disk: %s", difference)
 	}
 	out.result.XML = xml.XML()
-	if found.SharedSecret {
-		out.result.SharedSecret = found.Parts.Secret
-	} else {
-		out.result.Secret = found.Parts.Secret
+	if len(unlock.Reopened(graph)) > 0 && found.Parts.Secret != "" {
+		out.result.Reopened = []string{found.Parts.Secret}
+	}
+	switch secret := found.Parts.Secret; {
+	case state.Objects[secret] != "secret":
+	case found.Parts.SharedSecret:
+		out.result.SharedSecret = secret
+	default:
+		out.result.Secret = secret
 	}
 	return out, nil
 }
@@ -255,11 +263,7 @@ func (a *adoption) check(ctx context.Context, out *adoptable, state *State, grap
 	if out.note, err = a.host.Note(ctx, out.disk, blockgraph.MethodQEMU, found.UUID); err != nil {
 		return err
 	}
-	parts := found.Parts
-	if found.SharedSecret {
-		parts.Secret = ""
-	}
-	out.note.Adopted = &parts
+	out.note.Adopted = &found.Parts
 	return nil
 }
 
@@ -325,6 +329,9 @@ func (a *adoption) takeOver(ctx context.Context, found adoptable) (*AdoptedDisk,
 		return out, nil
 	}
 	out.Objects = nil
+	if len(out.Reopened) > 0 {
+		return out, nil
+	}
 	found.note.Adopted.Secret = "" // another object may get its name
 	if err := dir.WriteNote(found.note); err != nil {
 		a.host.Entry(a.options.Target).Warnf("the note of the disk still names the secret object %s, which was removed: %v", out.Secret, err)

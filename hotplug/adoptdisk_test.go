@@ -16,6 +16,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/hotplug/coldstart"
 	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/secrets"
@@ -75,10 +76,10 @@ func adoptOptions(target, node string) hotplug.AdoptOptions {
 // none is a store without secrets.
 var none = secrets.Chain()
 
-// TestAdopt: a disk that was attached by QEMU's documented commands is luksplug's after an
+// TestAdoptDisk: a disk that was attached by QEMU's documented commands is luksplug's after an
 // adoption, for this and for later runs: list, a second attach of its XML, the checks of other
 // disks, repair and detach know it, and nothing is left of it.
-func TestAdopt(t *testing.T) {
+func TestAdoptDisk(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name   string
@@ -179,8 +180,8 @@ func TestAdopt(t *testing.T) {
 	}
 }
 
-// TestAdoptRefused: what cannot be adopted is refused with the reason, and nothing is changed.
-func TestAdoptRefused(t *testing.T) {
+// TestAdoptDiskRefused: what cannot be adopted is refused with the reason, and nothing is changed.
+func TestAdoptDiskRefused(t *testing.T) {
 	t.Parallel()
 	luksNode := func(name, file string, more ...any) qmp.Command {
 		return command("blockdev-add", append([]any{"driver", "luks", "node-name", name, "file", file, "key-secret", "sec"}, more...)...)
@@ -276,9 +277,9 @@ func TestAdoptRefused(t *testing.T) {
 	}
 }
 
-// TestAdoptChecksFiles: what QEMU says of its files counts only as far as its process has them
+// TestAdoptDiskChecksFiles: what QEMU says of its files counts only as far as its process has them
 // open, and the images are checked as those of an attach.
-func TestAdoptChecksFiles(t *testing.T) {
+func TestAdoptDiskChecksFiles(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	run := t.TempDir()
@@ -327,9 +328,9 @@ func TestAdoptChecksFiles(t *testing.T) {
 	}
 }
 
-// TestAdoptHeaderInUse: a detached header serves one disk, of this VM or another, and a plain
+// TestAdoptDiskHeaderInUse: a detached header serves one disk, of this VM or another, and a plain
 // payload under it is refused, unless that is allowed.
-func TestAdoptHeaderInUse(t *testing.T) {
+func TestAdoptDiskHeaderInUse(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	run := t.TempDir()
@@ -430,4 +431,61 @@ func waitGone(ctx context.Context, t *testing.T, v *hotplug.VM, id string) {
 			t.Fatal("the device stays")
 		}
 	}
+}
+
+// TestAdoptedDiskMigration: QEMU opens an adopted qcow2 image again by the secret that it was
+// opened with, so that one is what is kept for a migration; the disk's record starts it.
+func TestAdoptedDiskMigration(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	v, _ := vm(t, hotplug.Options{})
+	path := filepath.Join(t.TempDir(), "q.qcow2")
+	must.Run(t, "", "qemu-img", "create", "-q", "--object", "secret,id=s,data="+key, "-f", "qcow2", "-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10", path, "8M")
+	byHand(ctx, t, v, fileNode("f", path), keyObject("sec"), command("blockdev-add", "driver", "qcow2", "node-name", "l", "file", "f", "encrypt", object("format", "luks", "key-secret", "sec")), deviceOf("hand", "l", "lun", 3))
+	options := adoptOptions("sdb", "l")
+	var recorded coldstart.Disk
+	options.Before = func(_ context.Context, xml []byte, p hotplug.Prepared) (string, error) {
+		recorded = coldstart.Disk{Disk: must.Get(diskxml.ParseDisk(xml))(t), Method: p.Method, Spec: hotplug.Spec{Devices: p.Devices}}
+		return "", nil
+	}
+	got := must.Get(v.AdoptDisk(ctx, store(key), options))(t)
+	if !slices.Equal(got.Reopened, []string{"sec"}) || recorded.Devices[0].String() != `{"driver":"scsi-hd","id":"luksplug-sdb","bus":"scsi0.0","channel":0,"scsi-id":0,"lun":3,"drive":"luksplug-sdb-payload-format"}` {
+		t.Errorf("adopted: %+v, recorded %v", got, recorded.Devices)
+	}
+	needed, missing, err := v.MissingSecrets(ctx, recorded)
+	if err != nil || !slices.Equal(needed, []string{"sec"}) || !slices.Equal(missing, needed) {
+		t.Errorf("needed %v, missing %v, %v", needed, missing, err)
+	}
+	if kept, err := v.KeepSecrets(ctx, recorded, store(key)); err != nil || !slices.Equal(kept, needed) || state(ctx, t, v).Objects["sec"] != "secret" {
+		t.Errorf("kept %v, %v", kept, err)
+	}
+	if list := must.Get(v.List(ctx))(t); !slices.Equal(list[0].Objects, needed) {
+		t.Errorf("list: %+v", list[0])
+	}
+	gone := must.Get(v.Detach(ctx, "sdb", 10*time.Second))(t)
+	if !slices.Contains(gone.Removed, "object sec") {
+		t.Errorf("removed %v", gone.Removed)
+	}
+}
+
+// TestAdoptedDiskStays: an adopted disk whose nodes cannot be removed is still luksplug's, since
+// only the note has its names: a later detach finishes.
+func TestAdoptedDiskStays(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	run := t.TempDir()
+	v, _ := vm(t, hotplug.Options{RunDir: run})
+	before := state(ctx, t, v)
+	byHand(ctx, t, v, keyObject("sec"), fileNode("f", volume(t)), command("blockdev-add", "driver", "luks", "node-name", "l", "file", "f", "key-secret", "sec"), deviceOf("hand", "l"))
+	must.Get(v.AdoptDisk(ctx, none, adoptOptions("sdb", "l")))(t)
+	byHand(ctx, t, v, command("blockdev-add", "driver", "raw", "node-name", "peeking", "file", "f", "read-only", true))
+	var left *hotplug.LeftBehindError
+	if _, err := v.Detach(ctx, "sdb", 10*time.Second); !errors.As(err, &left) || !slices.Contains(left.Left, "node f") {
+		t.Errorf("a node in use: %v", err)
+	}
+	byHand(ctx, t, v, command("blockdev-del", "node-name", "peeking"))
+	if gone := must.Get(v.Detach(ctx, "sdb", 10*time.Second))(t); !slices.Equal(gone.Removed, []string{"node f"}) {
+		t.Errorf("removed %v", gone.Removed)
+	}
+	wantNothingLeft(ctx, t, v, before, run)
 }

@@ -40,8 +40,6 @@ type Disk struct {
 	ReadOnly bool
 	// Cache is the cache mode in the XML's words, "" for the default.
 	Cache string
-	// SharedSecret is true if another node names the secret of Parts as well.
-	SharedSecret bool
 }
 
 // Node returns the node of a role.
@@ -226,24 +224,24 @@ func (s *search) properties(ctx context.Context) error {
 	return nil
 }
 
-// secret sets the secret with which the volume was opened, if it still exists.
+// secret sets the secret with which the volume was opened. It need not exist any longer.
 func (s *search) secret(n *inventory.Node) {
 	o := inventory.ParseOptions(n.File)
 	id := o["key-secret"]
 	if n.Driver == "qcow2" {
 		id = o["encrypt.key-secret"]
 	}
-	if s.state.Objects[id] != "secret" {
+	s.disk.Parts.Secret = id
+	if id == "" {
 		return
 	}
-	s.disk.Parts.Secret = id
 	for _, other := range s.state.Nodes {
 		if other.Name == n.Name {
 			continue
 		}
 		for name, value := range inventory.ParseOptions(other.File) {
 			if value == id && strings.HasSuffix(name, "secret") {
-				s.disk.SharedSecret = true
+				s.disk.Parts.SharedSecret = true
 			}
 		}
 	}

@@ -70,7 +70,7 @@ func (s *State) addAdopted(disks byTarget) {
 		if d == nil {
 			continue
 		}
-		if secret := note.Adopted.Secret; s.Objects[secret] == "secret" {
+		if secret := note.Adopted.Secret; s.Objects[secret] == "secret" && !note.Adopted.SharedSecret {
 			d.Objects = append(d.Objects, secret)
 		}
 	}
@@ -107,6 +107,16 @@ func (s *State) Named(target string) *State {
 	note.Adopted = nil
 	out.Host.Notes[target] = note
 	return &out
+}
+
+// NameOf returns the id in QEMU of a secret that has the given one in the plan of a disk: an
+// adopted volume names another object.
+func (s *State) NameOf(target, id string) string {
+	a := s.Host.Notes[target].Adopted
+	if a != nil && a.Secret != "" && id == blockgraph.Name(target, blockgraph.RoleSecret) {
+		return a.Secret
+	}
+	return id
 }
 
 // Without returns the state without some nodes.

@@ -50,9 +50,11 @@ type Note struct {
 type Adopted struct {
 	Device string        `json:"device"` // its id
 	Nodes  []AdoptedNode `json:"nodes"`
-	// Secret is the id of the secret object with which the volume was opened, "" if it is not
-	// the disk's.
-	Secret string `json:"secret,omitempty"`
+	// Secret is the id of the secret object with which the volume was opened, as long as QEMU
+	// has it or may need it again; "" for none. With SharedSecret another node names it: it
+	// is not removed with the disk.
+	Secret       string `json:"secret,omitempty"`
+	SharedSecret bool   `json:"shared_secret,omitempty"`
 }
 
 // AdoptedNode is a node of an adopted disk. A node with the same name and another driver or
