@@ -170,6 +170,9 @@ func (a *adoption) describe(ctx context.Context, state *State, found *foreign.Di
 		return adoptable{}, err
 	}
 	out := adoptable{devices: devices}
+	if lost := found.Properties.Lost(); len(lost) > 0 {
+		out.warnings = append(out.warnings, fmt.Sprintf("the derived XML lacks properties of the device %s, which it loses when it is attached again: %s", found.Parts.Device, strings.Join(lost, ", ")))
+	}
 	xml := localDisk(found, a.options, devices[0].Text("serial"))
 	if out.disk, err = diskxml.ParseDisk(xml.XML()); err != nil {
 		return out, a.refuse(ErrForeignLayout, err, "its XML cannot be derived")
@@ -213,8 +216,9 @@ func (a *adoption) describe(ctx context.Context, state *State, found *foreign.Di
 func localDisk(found *foreign.Disk, options AdoptOptions, serial string) diskxml.LocalDisk {
 	out := diskxml.LocalDisk{Target: options.Target, Bus: blockgraph.BusSCSI, Format: found.Format, Secret: options.Secret,
 		Serial: serial, Cache: found.Cache, ReadOnly: found.ReadOnly}
-	if strings.HasPrefix(found.Driver, "virtio-blk") {
+	if found.Driver == foreign.VirtioDisk {
 		out.Bus = blockgraph.BusVirtio
+		out.Queues, out.QueueSize = found.Properties.Number("num-queues"), found.Properties.Number("queue-size")
 	}
 	for role, img := range map[blockgraph.Role]*diskxml.LocalImage{blockgraph.RolePayloadStorage: &out.Payload, blockgraph.RoleHeaderStorage: &out.Header} {
 		if n, there := found.Node(role); there {

@@ -108,6 +108,11 @@ func TestAdoptDisk(t *testing.T) {
 			return []qmp.Command{fileNode("f", path), fileNode("h", header), keyObject("sec"), command("blockdev-add", "driver", "qcow2", "node-name", "q", "file", "f"),
 				command("blockdev-add", "driver", "luks", "node-name", "l", "file", "q", "header", "h", "key-secret", "sec"), deviceOf("hand", "l")}
 		}, 4, []string{"type='qcow2'", "<header type='file'>"}},
+		{"relative path", func(t *testing.T) []qmp.Command {
+			path := must.Get(filepath.Rel(must.Get(os.Getwd())(t), volume(t)))(t) // QEMU's working directory is the test's
+			return []qmp.Command{fileNode("f", path), keyObject("sec"), command("blockdev-add", "driver", "luks", "node-name", "l", "file", "f", "key-secret", "sec"),
+				command("device_add", "driver", "scsi-hd", "id", "hand", "drive", "l", "bus", "scsi0.0", "werror", "stop")}
+		}, 2, []string{"file='/"}},
 		{"one command", func(t *testing.T) []qmp.Command {
 			cache := object("direct", true)
 			return []qmp.Command{keyObject("sec"), command("blockdev-add", "driver", "luks", "node-name", "l", "key-secret", "sec", "read-only", true, "cache", cache,
@@ -154,6 +159,10 @@ func TestAdoptDisk(t *testing.T) {
 			list := must.Get(v.List(ctx))(t)
 			if len(list) != 1 || !reflect.DeepEqual(*list[0], got.AttachedDisk) {
 				t.Fatalf("list: %+v\nadopted: %+v", list[0], got.AttachedDisk)
+			}
+			uses, err := hotplug.Uses(run)
+			if err != nil || len(uses) != 1 || uses[0].Target != "sdb" {
+				t.Errorf("uses: %+v, %v", uses, err)
 			}
 			if removed, err := v.Repair(ctx); err != nil || len(removed) > 0 {
 				t.Errorf("repair: %v, %v", removed, err)
@@ -235,7 +244,23 @@ func TestAdoptDiskRefused(t *testing.T) {
 		}, "", hotplug.ErrForeignLayout, "the node c (throttle)"},
 		{"limits", func(t *testing.T) []qmp.Command {
 			return with(volume(t), command("block_set_io_throttle", "id", "hand", "bps", int64(1<<20), "bps_rd", 0, "bps_wr", 0, "iops", 0, "iops_rd", 0, "iops_wr", 0))
-		}, "", hotplug.ErrForeignLayout, "limit bps"},
+		}, "", hotplug.ErrForeignLayout, "limits (bps)"},
+		{"other sectors", func(t *testing.T) []qmp.Command {
+			return append(with(volume(t))[:3], deviceOf("hand", "l", "logical_block_size", 4096, "physical_block_size", 4096))
+		}, "", hotplug.ErrForeignLayout, "logical_block_size=4096"},
+		{"a WWN", func(t *testing.T) []qmp.Command {
+			return append(with(volume(t))[:3], deviceOf("hand", "l", "wwn", int64(0x5000c50015ea71ac)))
+		}, "", hotplug.ErrForeignLayout, "wwn="},
+		{"another device", func(t *testing.T) []qmp.Command {
+			return append(with(volume(t))[:3], command("device_add", "driver", "qemu-xhci", "id", "usb", "bus", "rp2"), command("device_add", "driver", "usb-storage", "id", "hand", "drive", "l"))
+		}, "", hotplug.ErrForeignLayout, "usb-storage"},
+		{"a descriptor", func(t *testing.T) []qmp.Command {
+			f := must.Get(os.OpenFile(volume(t), os.O_RDWR, 0))(t)
+			t.Cleanup(func() { _ = f.Close() })
+			add := command("add-fd", "fdset-id", 7)
+			add.File = f
+			return append([]qmp.Command{add}, with("/dev/fdset/7")...)
+		}, "", hotplug.ErrForeignLayout, "from a descriptor"},
 		{"a shared disk", func(t *testing.T) []qmp.Command {
 			return append(with(volume(t))[:3], deviceOf("hand", "l", "share-rw", true))
 		}, "", hotplug.ErrForeignLayout, "share-rw"},

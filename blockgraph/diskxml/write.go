@@ -26,6 +26,8 @@ type LocalDisk struct {
 	// Serial is what the guest finds the disk by, Cache and Discard are attributes of
 	// <driver>; "" for none.
 	Serial, Cache, Discard string
+	// Queues and QueueSize are attributes of <driver> as well; 0 for none.
+	Queues, QueueSize uint
 	ReadOnly               bool
 }
 
@@ -51,6 +53,14 @@ func (d LocalDisk) XML() []byte {
 	for _, a := range [][2]string{{"cache", d.Cache}, {"discard", d.Discard}} {
 		if a[1] != "" {
 			fmt.Fprintf(&b, " %s='%s'", a[0], escape(a[1]))
+		}
+	}
+	for _, a := range []struct {
+		name  string
+		value uint
+	}{{"queues", d.Queues}, {"queue_size", d.QueueSize}} {
+		if a.value > 0 {
+			fmt.Fprintf(&b, " %s='%d'", a.name, a.value)
 		}
 	}
 	fmt.Fprintf(&b, "/>\n  %s>\n    <encryption format='luks'>\n      <secret type='passphrase' ", source)

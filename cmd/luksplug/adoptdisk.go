@@ -21,7 +21,7 @@ type adoptDiskOptions struct {
 func newAdopt(a *app) *cobra.Command {
 	var o adoptDiskOptions
 	cmd := &cobra.Command{
-		Use:   "adopt --node NODE --secret SECRET TARGET",
+		Use:   "adopt TARGET",
 		Short: "Take over a disk that was attached without luksplug",
 		Long: `adopt makes a LUKS disk that a person or program has attached by QEMU's own commands
 (blockdev-add, device_add) a disk of luksplug's: list shows it, detach removes it with
@@ -40,11 +40,13 @@ was given to QEMU is removed: an open volume no longer needs it.`,
 		Example: `  luksplug --qmp /run/vm1.qmp adopt --node luks0 --secret 0a81f5b2-8403-4b23-88d6-21ccc2f80d6f --dry-run vdb
   luksplug --qmp /run/vm1.qmp adopt --node luks0 --secret 0a81f5b2-8403-4b23-88d6-21ccc2f80d6f vdb > vdb.xml
   luksplug --domain vm1 adopt --node luks0 --secret volume:vm1-vdb vdb`,
-		Args: arguments("TARGET"),
+		Args:              arguments("TARGET"),
+		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error { return runAdoptDisk(cmd.Context(), a, o, args[0]) },
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.Node, "node", "", "the name of the LUKS volume's block node, which is the drive of the device")
+	_ = cmd.RegisterFlagCompletionFunc("node", completed(func(cmd *cobra.Command) []string { return volumeNodes(cmd, a) }, 0)) // the flag exists
 	f.StringVar(&o.secret, "secret", "", "the secret that opens the volume, by its uuid or TYPE:USAGE, for the disk's XML")
 	f.BoolVar(&o.DryRun, "dry-run", false, "show what would be taken over, and change nothing")
 	f.BoolVar(&o.AllowPayloadSignature, "allow-signature", false, "allow a payload under a detached header that looks like a file system, partition table or other plain data: this is ciphertext that looks so by chance")
@@ -81,6 +83,32 @@ func runAdoptDisk(ctx context.Context, a *app, o adoptDiskOptions, target string
 		}
 		return showAdopted(a, adopted, o.DryRun)
 	})
+}
+
+// volumeNodes returns the names of the nodes that adopt may take, none if the VM does not
+// answer quickly.
+func volumeNodes(cmd *cobra.Command, a *app) []string {
+	if a.flags.complete(cmd) != nil || a.setUp(cmd) != nil {
+		return nil
+	}
+	var out []string
+	_ = withVM(cmd.Context(), a, completionLimit, func(ctx context.Context, m virtualMachine) error {
+		vm, err := m.VM(ctx)
+		if err != nil {
+			return err
+		}
+		state, err := vm.State(ctx)
+		if err != nil {
+			return err
+		}
+		for _, n := range state.Nodes {
+			if n.VolumeUUID() != "" && state.TargetOf(n) == "" {
+				out = append(out, n.Name)
+			}
+		}
+		return nil
+	})
+	return out
 }
 
 // storeToTry returns the store of the secret, which need not exist: it is only tried.

@@ -10,6 +10,7 @@ package foreign
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,7 +24,6 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/monitor"
 	"github.com/luksplug/luksplug/hotplug/internal/outcome"
 	"github.com/luksplug/luksplug/hotplug/internal/rundir"
-	"github.com/luksplug/luksplug/qmp"
 )
 
 // Disk is a disk that was attached without luksplug.
@@ -40,6 +40,8 @@ type Disk struct {
 	ReadOnly bool
 	// Cache is the cache mode in the XML's words, "" for the default.
 	Cache string
+	// Properties are those of the device.
+	Properties Properties
 }
 
 // Node returns the node of a role.
@@ -188,6 +190,12 @@ func (s *search) add(n *inventory.Node, role blockgraph.Role, path string) {
 	s.disk.Parts.Nodes = append(s.disk.Parts.Nodes, node)
 }
 
+// The types of devices that can be adopted.
+const (
+	VirtioDisk = "virtio-blk-pci"
+	scsiDisk   = "scsi-hd"
+)
+
 // device sets the device, which has to be the only user of the volume.
 func (s *search) device(ctx context.Context, n *inventory.Node) error {
 	parents := s.graph.parents(n.Name)
@@ -206,20 +214,20 @@ func (s *search) device(ctx context.Context, n *inventory.Node) error {
 		return s.refuse(outcome.ErrNoDevice, nil, "the node %s is used by %s, and not by a device with an id", n.Name, users(ctx, s.q, s.state, n.Name, parents))
 	}
 	s.disk.Parts.Device, s.disk.Driver = id, s.state.Devices[id]
-	if s.disk.Driver != "virtio-blk-pci" && s.disk.Driver != "scsi-hd" {
-		return s.refuse(outcome.ErrForeignLayout, nil, "its device %s is a %s, and only virtio-blk-pci and scsi-hd can be adopted", id, s.disk.Driver)
+	if s.disk.Driver != VirtioDisk && s.disk.Driver != scsiDisk {
+		return s.refuse(outcome.ErrForeignLayout, nil, "its device %s is a %s, and only %s and %s can be adopted", id, s.disk.Driver, VirtioDisk, scsiDisk)
 	}
-	return s.properties(ctx)
-}
-
-// properties refuses a device with properties that cannot be adopted.
-func (s *search) properties(ctx context.Context) error {
-	shared, err := monitor.Get[bool](ctx, s.q, monitor.QOMGet(inventory.Peripheral+s.disk.Parts.Device, "share-rw"))
-	if err != nil {
-		return fmt.Errorf("query device %s: %w", s.disk.Parts.Device, err)
+	for _, d := range s.state.Drives {
+		if limits := d.Throttling.Limits; d.Node == n.Name && len(limits) > 0 {
+			return s.refuse(outcome.ErrForeignLayout, nil, "its device %s has limits (%s), and a disk with limits cannot be adopted: attach it with luksplug, with <iotune>", id, strings.Join(slices.Sorted(maps.Keys(limits)), ", "))
+		}
 	}
-	if shared {
-		return s.refuse(outcome.ErrForeignLayout, nil, "its device %s has share-rw=on, and a shared disk cannot be adopted", s.disk.Parts.Device)
+	var err error
+	if s.disk.Properties, err = readProperties(ctx, s.q, id); err != nil {
+		return err
+	}
+	if p := s.disk.Properties.refused(); p != "" {
+		return s.refuse(outcome.ErrForeignLayout, nil, "its device %s has %s, and a disk with it cannot be adopted: attach it with luksplug", id, p)
 	}
 	return nil
 }
@@ -317,37 +325,4 @@ func (s *search) opened(n *inventory.Node, what string) (string, error) {
 		return "", s.refuse(outcome.ErrReadOnlyImage, nil, "QEMU says that the disk is writable, and process %d has its %s %s open for reading only", s.pid, what, path)
 	}
 	return path, nil
-}
-
-// Devices returns the device as the argument of device_add that puts luksplug's own device in
-// its place, with the serial number that it has.
-func (d *Disk) Devices(ctx context.Context, q monitor.Querier, target string) ([]blockgraph.Object, error) {
-	frontend := &inventory.AttachedDisk{Device: d.Parts.Device}
-	if err := inventory.AddFrontends(ctx, q, []*inventory.AttachedDisk{frontend}); err != nil {
-		return nil, err
-	}
-	out := blockgraph.Object{{Name: "driver", Value: d.Driver}, {Name: "id", Value: blockgraph.Name(target, blockgraph.RoleDevice)}, {Name: "bus", Value: frontend.Bus}}
-	if d.Driver == "scsi-hd" {
-		var commands []qmp.Command
-		names := []string{"channel", "scsi-id", "lun"}
-		for _, name := range names {
-			commands = append(commands, monitor.QOMGet(inventory.Peripheral+d.Parts.Device, name))
-		}
-		values, err := q.Query(ctx, commands...)
-		if err != nil {
-			return nil, fmt.Errorf("query device %s: %w", d.Parts.Device, err)
-		}
-		for i, name := range names {
-			var n int64
-			if err := monitor.Decode(values[i], &n, commands[i]); err != nil {
-				return nil, err
-			}
-			out.Add(name, n)
-		}
-	} else {
-		out.AddText("addr", frontend.Address)
-	}
-	out.Add("drive", blockgraph.Name(target, d.Parts.Nodes[0].Role))
-	out.AddText("serial", frontend.Serial)
-	return []blockgraph.Object{out}, nil
 }
