@@ -143,7 +143,7 @@ func (a *adoption) examine(ctx context.Context) (adoptable, error) {
 		return adoptable{}, err
 	}
 	there := state.Disk(target)
-	if there != nil && !(there.Adopted && slices.Contains(there.Nodes, a.options.Node)) {
+	if there != nil && (!there.Adopted || !slices.Contains(there.Nodes, a.options.Node)) {
 		return adoptable{}, a.refuse(ErrTargetTaken, nil, "luksplug has another disk, or what is left of one, under the target %s: give this one another target, or detach that one first", target)
 	}
 	// Without an earlier note, also one of a disk that is gone, the disk is found as it was.

@@ -20,17 +20,38 @@ func byHand(t *testing.T, v *peer.Volume, device map[string]any) (commands []str
 		text := must.Get(json.Marshal(map[string]any{"execute": command, "arguments": arguments}))(t)
 		commands = append(commands, string(text))
 	}
+	storage := func(node, path string) {
+		driver := "file"
+		if strings.HasPrefix(path, "/dev/") {
+			driver = "host_device"
+		}
+		add("blockdev-add", map[string]any{"driver": driver, "node-name": node, "filename": path})
+	}
 	add("object-add", map[string]any{"qom-type": "secret", "id": "hand-secret", "data": string(v.Passphrase)})
-	add("blockdev-add", map[string]any{"driver": "file", "node-name": "hand-payload", "filename": v.Payload})
+	storage("hand-payload", v.Payload)
 	luks := map[string]any{"driver": "luks", "node-name": "hand-luks", "file": "hand-payload", "key-secret": "hand-secret"}
 	if v.Header != "" {
-		add("blockdev-add", map[string]any{"driver": "file", "node-name": "hand-header", "filename": v.Header})
+		storage("hand-header", v.Header)
 		luks["header"] = "hand-header"
 	}
 	add("blockdev-add", luks)
-	device["driver"], device["id"], device["drive"] = "virtio-blk-pci", "hand-disk", "hand-luks"
+	device["id"], device["drive"] = "hand-disk", "hand-luks"
 	add("device_add", device)
 	return commands
+}
+
+// attachByHand executes the commands of byHand.
+func attachByHand(ctx context.Context, t *testing.T, q *peer.QEMU, v *peer.Volume, device map[string]any) {
+	t.Helper()
+	m := must.Get(q.Monitor(ctx))(t)
+	for _, text := range byHand(t, v, device) {
+		var c struct {
+			Execute   string
+			Arguments map[string]any
+		}
+		must.OK(t, json.Unmarshal([]byte(text), &c))
+		must.Get(m.Execute(ctx, c.Execute, c.Arguments))(t)
+	}
 }
 
 // adopted is what adopt prints as JSON.
@@ -52,15 +73,7 @@ func TestAdoptDiskInGuest(t *testing.T) {
 	q := booted(ctx, t, peer.Options{RootPorts: 2})
 	before := stateOf(ctx, t, q)
 	v := peer.NewVolume(t, peer.DetachedRaw)
-	m := must.Get(q.Monitor(ctx))(t)
-	for _, text := range byHand(t, v, map[string]any{"bus": "rp1", "serial": "by-hand"}) {
-		var c struct {
-			Execute   string
-			Arguments map[string]any
-		}
-		must.OK(t, json.Unmarshal([]byte(text), &c))
-		must.Get(m.Execute(ctx, c.Execute, c.Arguments))(t)
-	}
+	attachByHand(ctx, t, q, v, map[string]any{"driver": "virtio-blk-pci", "bus": "rp1", "serial": "by-hand"})
 	dev := guestDisk(ctx, t, q, "by-hand")
 	pattern := []byte("written before and after the adoption. ")
 	must.OK(t, q.Guest().WritePattern(ctx, dev, 1, 1, pattern))
@@ -124,7 +137,7 @@ func TestAdoptDiskInDomain(t *testing.T) {
 	before := stateOf(ctx, t, d)
 	v := peer.NewVolume(t, peer.EmbeddedLUKS)
 	h.learn(t, v)
-	for _, command := range byHand(t, v, map[string]any{"bus": "pci.5", "addr": "0x0", "serial": "by-hand"}) {
+	for _, command := range byHand(t, v, map[string]any{"driver": "virtio-blk-pci", "bus": "pci.5", "addr": "0x0", "serial": "by-hand"}) {
 		virsh(ctx, t, l, "qemu-monitor-command", d.Name, command)
 	}
 	dev := guestDisk(ctx, t, d, "by-hand")
@@ -168,6 +181,23 @@ func TestAdoptDiskInDomain(t *testing.T) {
 	if after := stateOf(ctx, t, d); fmt.Sprint(after.Objects) != fmt.Sprint(before.Objects) {
 		t.Errorf("objects before %v, after %v", before.Objects, after.Objects)
 	}
+}
+
+// TestAdoptDiskOnBlockDevices: payload and header may be block devices.
+func TestAdoptDiskOnBlockDevices(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	q := peer.Start(t, peer.Options{SCSI: true, Paused: true})
+	before := stateOf(ctx, t, q)
+	v := peer.NewVolume(t, peer.DetachedRaw)
+	v.Payload, v.Header = loopDevice(t, v.Payload), loopDevice(t, v.Header)
+	attachByHand(ctx, t, q, v, map[string]any{"driver": "scsi-hd", "bus": "scsi0.0"})
+	adopt := []string{"--passphrase-file", v.PassphraseFile, "adopt", "--node", "hand-luks", "--secret", v.SecretUUID, "sda"}
+	got := tool(ctx, t, q.Socket, adopt...).want(t, 0).wantStdout(t, "<disk type='block'", "<source dev='"+v.Payload+"'", "<header type='block'>")
+	xml := writeFile(t, "sda.xml", got.stdout)
+	tool(ctx, t, q.Socket, "--passphrase-file", v.PassphraseFile, "attach", xml).want(t, 0).wantStdout(t, "sda already attached")
+	tool(ctx, t, q.Socket, "detach", "sda").want(t, 0)
+	wantSame(ctx, t, q, before)
 }
 
 // theirNode returns the name of a node of libvirt's.

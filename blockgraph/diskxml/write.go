@@ -28,7 +28,7 @@ type LocalDisk struct {
 	Serial, Cache, Discard string
 	// Queues and QueueSize are attributes of <driver> as well; 0 for none.
 	Queues, QueueSize uint
-	ReadOnly               bool
+	ReadOnly          bool
 }
 
 // LocalImage is a file, or with Block a block device. The zero value is no image.

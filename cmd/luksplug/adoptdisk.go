@@ -42,7 +42,7 @@ was given to QEMU is removed: an open volume no longer needs it.`,
   luksplug --domain vm1 adopt --node luks0 --secret volume:vm1-vdb vdb`,
 		Args:              arguments("TARGET"),
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(cmd *cobra.Command, args []string) error { return runAdoptDisk(cmd.Context(), a, o, args[0]) },
+		RunE:              func(cmd *cobra.Command, args []string) error { return runAdoptDisk(cmd.Context(), a, o, args[0]) },
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.Node, "node", "", "the name of the LUKS volume's block node, which is the drive of the device")
