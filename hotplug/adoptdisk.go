@@ -326,9 +326,15 @@ func (a *adoption) takeOver(ctx context.Context, found adoptable) (*AdoptedDisk,
 	if out.Secret == "" {
 		return out, nil
 	}
-	if err := apply.DeleteObject(ctx, a.conn, out.Secret); err != nil {
-		// The note has it: repair and detach remove it.
-		a.host.Entry(a.options.Target).Warnf("the secret object %s, which QEMU no longer needs, is still in QEMU: %v", out.Secret, err)
+	migrating, err := a.migrating(ctx)
+	switch {
+	case err == nil && (migrating || apply.RunState(ctx, a.conn) == "inmigrate"):
+		err = ErrMigrating // QEMU may need it again
+	case err == nil:
+		err = apply.DeleteObject(ctx, a.conn, out.Secret)
+	}
+	if err != nil { // the note has it
+		a.host.Entry(a.options.Target).Warnf("the secret object %s is still in QEMU, from where repair and detach remove it: %v", out.Secret, err)
 		out.Secret = ""
 		return out, nil
 	}

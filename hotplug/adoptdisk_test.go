@@ -445,6 +445,14 @@ func TestAdoptedLeftovers(t *testing.T) {
 	if got := must.Get(v.AdoptDisk(ctx, none, adoptOptions("sdb", "l")))(t); got.Already {
 		t.Errorf("adopted: %+v", got)
 	}
+
+	// The VM ends, and the disk with it.
+	byHand(ctx, t, v, command("quit"))
+	for uses := must.Get(hotplug.Uses(run))(t); len(uses) > 0; uses = must.Get(hotplug.Uses(run))(t) {
+		if ctx.Err() != nil {
+			t.Fatalf("after the VM's end: %+v", uses)
+		}
+	}
 }
 
 // waitGone waits until a device is gone, and no longer uses its node.
@@ -513,4 +521,36 @@ func TestAdoptedDiskStays(t *testing.T) {
 		t.Errorf("removed %v", gone.Removed)
 	}
 	wantNothingLeft(ctx, t, v, before, run)
+}
+
+// TestAdoptDiskWhileMigrating: during a migration the secret stays in QEMU, which may need it
+// again, and repair removes it later.
+func TestAdoptDiskWhileMigrating(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	v, _ := vm(t, hotplug.Options{})
+	byHand(ctx, t, v, keyObject("sec"), fileNode("f", volume(t)), command("blockdev-add", "driver", "luks", "node-name", "l", "file", "f", "key-secret", "sec"), deviceOf("hand", "l"),
+		command("cont"), command("migrate-set-capabilities", "capabilities", []any{object("capability", "pause-before-switchover", "state", true)}),
+		command("migrate", "uri", "file:"+filepath.Join(t.TempDir(), "migrated")))
+	got := must.Get(v.AdoptDisk(ctx, none, adoptOptions("sdb", "l")))(t)
+	if got.Secret != "" || state(ctx, t, v).Objects["sec"] != "secret" {
+		t.Errorf("during a migration: %+v", got)
+	}
+	if removed, err := v.Repair(ctx); len(removed) > 0 || err != nil && !errors.Is(err, hotplug.ErrMigrating) {
+		t.Errorf("repair during the migration: %+v, %v", removed, err)
+	}
+	byHand(ctx, t, v, command("migrate_cancel"))
+	for {
+		removed, err := v.Repair(ctx)
+		if (errors.Is(err, hotplug.ErrMigrating) || err == nil && len(removed) == 0) && ctx.Err() == nil {
+			continue // it is still being cancelled, and the VM resumed
+		}
+		if err != nil || len(removed) != 1 || !slices.Equal(removed[0].Objects, []string{"sec"}) {
+			t.Errorf("repair after it: %+v, %v", removed, err)
+		}
+		break
+	}
+	if list := must.Get(v.List(ctx))(t); len(list) != 1 || list[0].Leftover() || len(list[0].Objects) > 0 {
+		t.Errorf("list: %+v", list)
+	}
 }

@@ -158,7 +158,8 @@ func isVolume(n *inventory.Node) bool {
 
 // volumeAbove returns the name of a LUKS volume above a node, "" for none.
 func (s *search) volumeAbove(name string) string {
-	for range len(s.graph.Nodes) {
+	const deepest = 8 // nodes between a volume and its file
+	for range deepest {
 		parents := s.graph.parents(name)
 		if len(parents) != 1 || parents[0].Type == backend {
 			return ""
@@ -204,7 +205,7 @@ func (s *search) device(ctx context.Context, n *inventory.Node) error {
 		return s.refuse(outcome.ErrNoDevice, nil, "no device uses the node %s: add one, or remove the node by blockdev-del and attach the disk with luksplug", n.Name)
 	case len(parents) > 1 || parents[0].Type != backend:
 		cause := outcome.ErrNodeShared
-		if slices.ContainsFunc(parents, func(v vertex) bool { p := s.state.Node(v.Name); return p != nil && slices.Contains(filters, p.Driver) }) {
+		if slices.ContainsFunc(parents[:min(len(parents), named)], func(v vertex) bool { p := s.state.Node(v.Name); return p != nil && slices.Contains(filters, p.Driver) }) {
 			cause = outcome.ErrForeignLayout
 		}
 		return s.refuse(cause, nil, "the node %s has to be used by one device and nothing else, and is used by %s", n.Name, users(ctx, s.q, s.state, n.Name, parents))

@@ -3,7 +3,7 @@ package foreign
 import (
 	"context"
 	"errors"
-	"slices"
+	"fmt"
 	"strings"
 
 	"github.com/luksplug/luksplug/hotplug/internal/inventory"
@@ -12,19 +12,14 @@ import (
 	"github.com/luksplug/luksplug/qmp"
 )
 
-// graph is XDbgBlockGraph of QEMU's qapi/block-core.json: the block nodes, and what uses
-// them. Other queries have no edges before QEMU 10.1.
-type graph struct {
-	Nodes []vertex `json:"nodes"`
-	Edges []edge   `json:"edges"`
-}
-
+// vertex is a block node, or what uses one (XDbgBlockGraphNode of QEMU's qapi/block-core.json).
 type vertex struct {
 	ID   uint64 `json:"id"`
 	Type string `json:"type"` // block-driver, block-backend or block-job
 	Name string `json:"name"`
 }
 
+// edge is a use of a node (XDbgBlockGraphEdge).
 type edge struct {
 	Parent uint64 `json:"parent"`
 	Child  uint64 `json:"child"`
@@ -34,37 +29,43 @@ type edge struct {
 // backend is the type of what reads and writes the top node of a disk.
 const backend = "block-backend"
 
+// graph has the block nodes, and what uses them. QEMU may list any number of both, so it is
+// indexed.
+type graph struct {
+	vertices map[uint64]vertex
+	nodes    map[string]uint64 // the ids of nodes, by their names
+	above    map[uint64][]edge
+	below    map[uint64][]edge
+}
+
+// readGraph queries the graph. Other queries have no edges before QEMU 10.1.
 func readGraph(ctx context.Context, q monitor.Querier) (*graph, error) {
-	g, err := monitor.Get[graph](ctx, q, qmp.Command{Execute: "x-debug-query-block-graph"})
+	answer, err := monitor.Get[struct {
+		Nodes []vertex `json:"nodes"`
+		Edges []edge   `json:"edges"`
+	}](ctx, q, qmp.Command{Execute: "x-debug-query-block-graph"})
 	if refused := (*qmp.Error)(nil); errors.As(err, &refused) {
 		return nil, &outcome.PreflightError{Cause: outcome.ErrForeignLayout, Reason: "this QEMU does not report which nodes use each other", Err: err}
 	}
-	return &g, err
-}
-
-func (g *graph) vertex(id uint64) vertex {
-	if i := slices.IndexFunc(g.Nodes, func(v vertex) bool { return v.ID == id }); i >= 0 {
-		return g.Nodes[i]
+	g := &graph{map[uint64]vertex{}, map[string]uint64{}, map[uint64][]edge{}, map[uint64][]edge{}}
+	for _, v := range answer.Nodes {
+		g.vertices[v.ID] = v
+		if v.Type == "block-driver" {
+			g.nodes[v.Name] = v.ID
+		}
 	}
-	return vertex{}
-}
-
-// node returns the vertex of a block node.
-func (g *graph) node(name string) vertex {
-	if i := slices.IndexFunc(g.Nodes, func(v vertex) bool { return v.Type == "block-driver" && v.Name == name }); i >= 0 {
-		return g.Nodes[i]
+	for _, e := range answer.Edges {
+		g.above[e.Child] = append(g.above[e.Child], e)
+		g.below[e.Parent] = append(g.below[e.Parent], e)
 	}
-	return vertex{}
+	return g, err
 }
 
 // parents returns what uses a node.
 func (g *graph) parents(name string) []vertex {
 	var out []vertex
-	id := g.node(name).ID
-	for _, e := range g.Edges {
-		if e.Child == id {
-			out = append(out, g.vertex(e.Parent))
-		}
+	for _, e := range g.above[g.nodes[name]] {
+		out = append(out, g.vertices[e.Parent])
 	}
 	return out
 }
@@ -72,19 +73,19 @@ func (g *graph) parents(name string) []vertex {
 // children returns the nodes below a node, by the names of the edges.
 func (g *graph) children(name string) map[string]string {
 	out := map[string]string{}
-	id := g.node(name).ID
-	for _, e := range g.Edges {
-		if e.Parent == id {
-			out[e.Name] = g.vertex(e.Child).Name
-		}
+	for _, e := range g.below[g.nodes[name]] {
+		out[e.Name] = g.vertices[e.Child].Name
 	}
 	return out
 }
 
+// named is the number of users of a node that a message names.
+const named = 8
+
 // users describes what uses a node.
 func users(ctx context.Context, q monitor.Querier, state *inventory.State, node string, parents []vertex) string {
 	var out []string
-	for _, p := range parents {
+	for _, p := range parents[:min(len(parents), named)] {
 		switch {
 		case p.Type == "block-job":
 			out = append(out, "the job "+p.Name)
@@ -100,6 +101,9 @@ func users(ctx context.Context, q monitor.Querier, state *inventory.State, node 
 			out = append(out, export(ctx, q, node))
 		}
 	}
+	if more := len(parents) - len(out); more > 0 {
+		out = append(out, fmt.Sprintf("and %d more", more))
+	}
 	return strings.Join(out, ", ")
 }
 
@@ -109,14 +113,10 @@ func export(ctx context.Context, q monitor.Querier, node string) string {
 		ID   string `json:"id"`
 		Node string `json:"node-name"`
 	}](ctx, q, qmp.Command{Execute: "query-block-exports"})
-	var ids []string
 	for _, e := range all {
 		if err == nil && e.Node == node {
-			ids = append(ids, e.ID)
+			return "the export " + e.ID
 		}
 	}
-	if len(ids) == 0 {
-		return "an export or another user without a name"
-	}
-	return "the export " + strings.Join(ids, ", ")
+	return "an export or another user without a name"
 }
