@@ -336,14 +336,19 @@ func (a *attach) announce(ctx context.Context, c *candidate) (kept string, err e
 	for _, d := range c.Plan.Graph.Devices {
 		p.Devices = append(p.Devices, d.Options)
 	}
-	kept, err = a.options.Before(ctx, p)
-	if refused := (*PreflightError)(nil); errors.As(err, &refused) {
-		return "", err // which has its own cause
-	}
-	if err != nil {
-		return "", &PreflightError{Target: a.disk.Target, Cause: ErrNotRecorded, Reason: "the attach cannot be recorded", Err: err}
+	if kept, err = a.options.Before(ctx, p); err != nil {
+		return "", notRecorded(a.disk.Target, "the attach", err)
 	}
 	return kept, nil
+}
+
+// notRecorded returns the refusal by Before of the options; one that has its own cause is
+// returned unchanged.
+func notRecorded(target, what string, err error) error {
+	if refused := (*PreflightError)(nil); errors.As(err, &refused) {
+		return err
+	}
+	return &PreflightError{Target: target, Cause: ErrNotRecorded, Reason: what + " cannot be recorded", Err: err}
 }
 
 // apply makes all changes. After a failure they have been undone, on the host as well.

@@ -72,7 +72,13 @@ var (
 	ErrStall                = outcome.ErrStall                // QEMU would stall for longer than MaxStall
 	ErrDiskInUse            = outcome.ErrDiskInUse            // of a detach: a job, export, node or device uses the disk's nodes
 	ErrMounted              = outcome.ErrMounted              // of a detach: the guest has mounted the disk; see DetachOptions.Force
-	ErrNotRecorded          = outcome.ErrNotRecorded          // AttachOptions.Before failed
+	ErrNotRecorded          = outcome.ErrNotRecorded          // Before of AttachOptions or AdoptOptions failed
+	ErrNoNode               = outcome.ErrNoNode               // an adoption: the VM has no such node
+	ErrNotLUKS              = outcome.ErrNotLUKS              // an adoption: the node is no LUKS volume
+	ErrNoDevice             = outcome.ErrNoDevice             // an adoption: no device with an id uses the volume
+	ErrNodeShared           = outcome.ErrNodeShared           // an adoption: a node has other users
+	ErrManaged              = outcome.ErrManaged              // an adoption: libvirt manages the disk
+	ErrForeignLayout        = outcome.ErrForeignLayout        // an adoption: the disk has a part that luksplug does not take over
 )
 
 // Causes returns all causes of a [PreflightError].

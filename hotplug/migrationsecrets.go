@@ -36,6 +36,7 @@ func (vm *VM) missingSecrets(ctx context.Context, d coldstart.Disk, state *State
 		return nil, nil, err
 	}
 	for _, id := range unlock.Reopened(graph) {
+		id = state.NameOf(d.Disk.Target, id)
 		if slices.Contains(needed, id) {
 			continue
 		}
@@ -76,12 +77,15 @@ func (vm *VM) KeepSecrets(ctx context.Context, d coldstart.Disk, store secrets.S
 	}
 	plan := &blockgraph.Plan{}
 	for _, s := range graph.Plan().Steps {
-		if s.Kind == blockgraph.StepObject && slices.Contains(missing, s.Subject) {
+		if name := state.NameOf(d.Disk.Target, s.Subject); s.Kind == blockgraph.StepObject && slices.Contains(missing, name) {
+			s.Subject, s.Do.Arguments, s.Undo.Arguments = name, s.Do.Arguments.With("id", name), s.Undo.Arguments.With("id", name)
 			plan.Steps = append(plan.Steps, s)
 		}
 	}
 	// Reduce the graph to what these steps need.
-	graph.Objects = slices.DeleteFunc(graph.Objects, func(o blockgraph.GraphObject) bool { return !slices.Contains(missing, o.ID) })
+	graph.Objects = slices.DeleteFunc(graph.Objects, func(o blockgraph.GraphObject) bool {
+		return !slices.Contains(missing, state.NameOf(d.Disk.Target, o.ID))
+	})
 	graph.Nodes, graph.Headers, graph.Files, graph.Devices = nil, nil, nil, nil
 	plan.Graph = graph
 	values, err := unlock.Resolve(ctx, graph, store, unlock.ToQEMU(ctx, vm.host), unlock.Unlocker{})

@@ -227,7 +227,9 @@ func TestEscapesValues(t *testing.T) {
 		"list, off": func(a *app) error {
 			return showDisks(a, &libvirtvm.Listing{Off: true, States: []libvirtvm.State{{Target: evil, Off: true, Payload: evil, Header: evil}}})
 		},
-		"list all": func(a *app) error { return showNodes(a, []hotplug.Node{{Name: evil, Driver: evil, File: evil}}) },
+		"list all": func(a *app) error {
+			return showNodes(a, &hotplug.State{Nodes: []hotplug.Node{{Name: evil, Driver: evil, File: evil}}})
+		},
 		"repair": func(a *app) error {
 			return showRepaired(a, &libvirtvm.Repaired{Removed: []*hotplug.AttachedDisk{&leftover}, Fixed: states})
 		},

@@ -35,6 +35,7 @@ type diskJSON struct {
 	Address   string `json:"address,omitempty"`
 	Serial    string `json:"serial,omitempty"`
 	GuestPath string `json:"guest_path,omitempty"`
+	Adopted   bool   `json:"adopted,omitempty"` // was attached without luksplug
 	// Of a libvirt domain: where the disk is recorded, and how the records differ from QEMU.
 	Recorded   []libvirtvm.Scope `json:"recorded,omitempty"`
 	Difference string            `json:"difference,omitempty"`
@@ -47,7 +48,7 @@ func diskToJSON(h *hotplug.AttachedDisk) diskJSON {
 	}
 	d := diskJSON{Target: h.Target, State: state, Device: h.Device, Driver: h.Driver, Size: h.Size, ReadOnly: h.ReadOnly,
 		Payload: h.Payload, Header: h.Header, Parts: notNil(h.Left()), Recovery: string(h.Recovery), Unlock: string(h.Unlock), UUID: h.UUID, Daemon: h.Daemon,
-		Bus: h.Bus, Address: h.Address, Serial: h.Serial, GuestPath: guestPath(h)}
+		Bus: h.Bus, Address: h.Address, Serial: h.Serial, GuestPath: guestPath(h), Adopted: h.Adopted}
 	if !h.Leftover() {
 		encrypted := h.Unlock != ""
 		d.Encrypted = &encrypted

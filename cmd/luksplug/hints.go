@@ -57,6 +57,7 @@ var causeHints = []struct {
 	{hotplug.ErrNeedsQEMU, "use --unlock qemu to give QEMU the passphrase, or --unlock external to open the disk in a qemu-storage-daemon"},
 	{hotplug.ErrStall, "use --unlock external to open the disk without a stall, or --max-stall to allow a longer one"},
 	{hotplug.ErrMounted, "use --force to detach it all the same: the guest gets I/O errors and loses what it has not written"},
+	{hotplug.ErrNoNode, "list --all shows the VM's nodes; --node takes the name of one"},
 	{hotplug.ErrExternalWouldHelp, "--unlock external avoids that"},
 }
 

@@ -81,6 +81,7 @@ var unhinted = []error{
 	hotplug.ErrHeaderUnusable, hotplug.ErrUnexpectedEncryption, hotplug.ErrSystemFile, hotplug.ErrPermission, hotplug.ErrServer, hotplug.ErrRemoteVM,
 	hotplug.ErrHelperProcess, hotplug.ErrHostDevice, hotplug.ErrOverlay, hotplug.ErrReservations, hotplug.ErrDiskInUse, hotplug.ErrNotRecorded,
 	hotplug.ErrWrongBackup, hotplug.ErrNotDamaged,
+	hotplug.ErrNotLUKS, hotplug.ErrNoDevice, hotplug.ErrNodeShared, hotplug.ErrManaged, hotplug.ErrForeignLayout,
 }
 
 // TestCauses: every cause of a refusal either has a hint or is in unhinted.

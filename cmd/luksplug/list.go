@@ -7,7 +7,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/libvirtvm"
 	"github.com/luksplug/luksplug/internal/printable"
@@ -54,7 +53,7 @@ func listNodes(ctx context.Context, a *app, m virtualMachine) error {
 	if err != nil {
 		return err
 	}
-	return showNodes(a, state.Nodes)
+	return showNodes(a, state)
 }
 
 // showDisks prints the disks, and those that are only recorded.
@@ -108,7 +107,7 @@ func showDisks(a *app, list *libvirtvm.Listing) error {
 	}{disks})
 }
 
-func showNodes(a *app, nodes []hotplug.Node) error {
+func showNodes(a *app, state *hotplug.State) error {
 	type nodeJSON struct {
 		Name     string `json:"node_name"`
 		Driver   string `json:"driver"`
@@ -119,8 +118,8 @@ func showNodes(a *app, nodes []hotplug.Node) error {
 	}
 	out := []nodeJSON{}
 	rows := [][]string{{"NODE", "DRIVER", "SIZE", "MODE", "DISK", "FILE"}}
-	for _, n := range nodes {
-		target, _, _ := blockgraph.ParseName(n.Name)
+	for _, n := range state.Nodes {
+		target := state.TargetOf(n)
 		out = append(out, nodeJSON{n.Name, n.Driver, n.Image.VirtualSize, n.ReadOnly, n.File, target})
 		rows = append(rows, []string{n.Name, n.Driver, size(n.Image.VirtualSize), mode(n.ReadOnly), dash(target), dash(n.File)})
 	}

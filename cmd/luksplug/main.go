@@ -104,7 +104,7 @@ Exit codes:
 	root.Flags().BoolVar(&showVersion, "version", false, "print the version")
 	root.SetFlagErrorFunc(unknownFlag)
 	a.flags.register(root)
-	root.AddCommand(newAttach(a), newDetach(a), newList(a), newPlan(a), newCmdline(a), newRepair(a), newSecret(a), newVolume(a), newHook(a), newMigrateCheck(a), newVersion(a), newWatchDaemon(), newWatchKeys(a))
+	root.AddCommand(newAttach(a), newDetach(a), newAdopt(a), newList(a), newPlan(a), newCmdline(a), newRepair(a), newSecret(a), newVolume(a), newHook(a), newMigrateCheck(a), newVersion(a), newWatchDaemon(), newWatchKeys(a))
 	strictCommands(root)
 	groupFlags(root)
 	completeNames(a, root)

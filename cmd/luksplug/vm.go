@@ -23,6 +23,7 @@ import (
 type virtualMachine interface {
 	VM(ctx context.Context) (*hotplug.VM, error)
 	Attach(ctx context.Context, disk *libvirtvm.Disk, store secrets.Store, options libvirtvm.AttachOptions) (*libvirtvm.Attached, error)
+	AdoptDisk(ctx context.Context, store secrets.Store, options hotplug.AdoptOptions) (*hotplug.AdoptedDisk, error)
 	Detach(ctx context.Context, target string, options libvirtvm.DetachOptions) (*libvirtvm.Detached, error)
 	List(ctx context.Context) (*libvirtvm.Listing, error)
 	Repair(ctx context.Context) (*libvirtvm.Repaired, error)
@@ -42,6 +43,10 @@ func (b bareVM) Attach(ctx context.Context, disk *libvirtvm.Disk, store secrets.
 		return nil, err
 	}
 	return &libvirtvm.Attached{Attached: *attached}, nil
+}
+
+func (b bareVM) AdoptDisk(ctx context.Context, store secrets.Store, options hotplug.AdoptOptions) (*hotplug.AdoptedDisk, error) {
+	return b.vm.AdoptDisk(ctx, store, options)
 }
 
 func (b bareVM) Detach(ctx context.Context, target string, options libvirtvm.DetachOptions) (*libvirtvm.Detached, error) {

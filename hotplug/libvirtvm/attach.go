@@ -137,10 +137,13 @@ func (d *Domain) Attach(ctx context.Context, disk *Disk, store secrets.Store, op
 	}
 	recorded, err := r.again(ctx, &at.AttachedDisk)
 	if err == nil && !recorded {
-		d.log.WithField("disk", at.Target).Warn("it is not recorded in the domain's metadata, and cannot be now: detach and attach it again, or it is lost when the domain is saved and restored, or migrated")
+		d.log.WithField("disk", at.Target).Warn(notRecordable)
 	}
 	return at, err
 }
+
+// notRecordable warns of a disk whose record neither the domain nor this host has.
+const notRecordable = "it is not recorded in the domain's metadata, and cannot be now: detach and attach it again, or it is lost when the domain is saved and restored, or migrated"
 
 func attached(at *hotplug.Attached, err error) (*Attached, error) {
 	if err != nil {

@@ -16,7 +16,7 @@ var levels = [][]string{
 	{"hotplug/internal/rundir", "hotplug/internal/record"},
 	{"hotplug/internal/host"},
 	{"hotplug/internal/inventory"},
-	{"hotplug/internal/unlock", "hotplug/internal/guestagent"},
+	{"hotplug/internal/unlock", "hotplug/internal/guestagent", "hotplug/internal/foreign"},
 	{"hotplug/internal/grant"},
 	{"hotplug/internal/apply"},
 	{"hotplug/internal/remoteimage", "hotplug/internal/startgraph"},

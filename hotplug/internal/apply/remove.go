@@ -192,7 +192,8 @@ func RunState(ctx context.Context, q monitor.Querier) string {
 
 // Remove removes everything of a disk but its device: nodes from the top down, objects,
 // descriptor sets, and its files and processes on the host. It tries them all. The error
-// is the VM's first and all of the host's, which [LeftOnHost] names.
+// is the VM's first and all of the host's, which [LeftOnHost] names. The note of an adopted
+// disk stays while something of the disk is in the VM.
 func Remove(ctx context.Context, c *monitor.Conn, h *host.Host, disk *inventory.AttachedDisk) error {
 	first := removeNodes(ctx, c, disk.Nodes)
 	keep := func(err error) {
@@ -208,6 +209,9 @@ func Remove(ctx context.Context, c *monitor.Conn, h *host.Host, disk *inventory.
 	}
 	for _, id := range disk.FDSets {
 		keep(removeFDSet(ctx, c, id))
+	}
+	if first != nil && disk.Adopted {
+		return first // only the note names what is left
 	}
 	return both(first, CleanUpHost(ctx, h, disk.Target))
 }

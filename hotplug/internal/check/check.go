@@ -50,8 +50,8 @@ type Candidate struct {
 	// MaxStall is the longest time that a running VM's QEMU may take to unlock the volume; 0
 	// is [DefaultMaxStall], [NoMaxStall] is no limit.
 	MaxStall time.Duration
-	// Moving is true if the VM's QEMU on another host has the images open until it hands
-	// them over.
+	// Moving is true if a QEMU has the images open already: the VM's own, or one on another
+	// host until it hands them over.
 	Moving bool
 	// Images opens the disk's images, with the secrets of servers from Store.
 	Images *remoteimage.Opener
@@ -119,6 +119,10 @@ func Attach() []Check {
 func Early() []Check {
 	return []Check{names, schema, hostDevices, overlayPlace, images, permissions}
 }
+
+// Adoption returns the checks of a disk that the VM's QEMU has open already. The state of the
+// candidate is that without the disk, and Moving is true: the locks on the images are QEMU's.
+func Adoption() []Check { return []Check{images} }
 
 // Start returns the checks of a disk that a VM is started with.
 func Start() []Check { return []Check{images, payloads, permissions} }

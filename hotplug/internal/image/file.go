@@ -6,6 +6,9 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -117,4 +120,34 @@ func SameFile(a, b string) bool {
 		return false
 	}
 	return s.Rdev == t.Rdev
+}
+
+// Opened reports whether a process has the file or block device at path open, and whether for
+// writing. The path is looked up in this process's view of the file system. Descriptors that
+// cannot be read are skipped, and an error is returned if none can.
+func Opened(pid int, path string) (open, writable bool, err error) {
+	dir := filepath.Join("/proc", strconv.Itoa(pid))
+	entries, err := os.ReadDir(filepath.Join(dir, "fd"))
+	if err != nil {
+		return false, false, fmt.Errorf("read the files that process %d has open: %w", pid, err)
+	}
+	for _, e := range entries {
+		fd := filepath.Join(dir, "fd", e.Name())
+		// A socket or a pipe leads to no path, and the stat of another path may hang.
+		if target, err := os.Readlink(fd); err != nil || !filepath.IsAbs(target) || !SameFile(fd, path) {
+			continue
+		}
+		open = true
+		details, err := os.ReadFile(filepath.Join(dir, "fdinfo", e.Name()))
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(details)) {
+			if octal, is := strings.CutPrefix(line, "flags:"); is {
+				flags, err := strconv.ParseUint(strings.TrimSpace(octal), 8, 64)
+				writable = writable || err == nil && flags&unix.O_ACCMODE != unix.O_RDONLY
+			}
+		}
+	}
+	return open, writable, nil
 }

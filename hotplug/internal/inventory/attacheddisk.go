@@ -62,6 +62,9 @@ type AttachedDisk struct {
 	Given []string
 	// Kept is the text that the attach has kept, see [AttachOptions].
 	Kept string
+	// Adopted is true for a disk that was attached without luksplug, whose parts have other
+	// names.
+	Adopted bool
 }
 
 // Leftover reports whether no device uses the disk's parts.
@@ -127,6 +130,7 @@ func (b byTarget) of(name string) (*AttachedDisk, blockgraph.Role) {
 func (s *State) Disks() []*AttachedDisk {
 	disks := byTarget{}
 	s.addVM(disks)
+	s.addAdopted(disks)
 	for target, handed := range s.Host.HandedOver {
 		if d, _ := disks.of(blockgraph.Name(target, blockgraph.RoleDevice)); d != nil {
 			d.Daemon, d.Helper, d.Files = handed.Daemon, handed.Helper, handed.Files

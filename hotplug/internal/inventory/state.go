@@ -59,6 +59,11 @@ type Node struct {
 		Specific struct {
 			Data struct {
 				UUID string `json:"uuid"` // of a LUKS volume
+				// Encrypt is the encryption inside of a qcow2 image.
+				Encrypt struct {
+					Format string `json:"format"` // luks or aes, "" for none
+					UUID   string `json:"uuid"`   // of a LUKS volume
+				} `json:"encrypt"`
 				// DataFile is what a qcow2 image names as its data file; Raw is set only if
 				// QEMU has opened one.
 				DataFile string `json:"data-file"`
@@ -253,7 +258,7 @@ func (n *Node) IsStorage() bool {
 
 // Owner describes the owner of a node in human-readable form.
 func (s *State) Owner(n Node) string {
-	if target, _, ours := blockgraph.ParseName(n.Name); ours {
+	if target := s.TargetOf(n); target != "" {
 		return "disk " + target + " of this VM"
 	}
 	return "node " + n.Name + " of this VM"

@@ -87,6 +87,19 @@ var (
 	// ErrMounted: of a detach: the guest's agent reports that the guest has mounted the
 	// disk. A caller may detach it all the same.
 	ErrMounted = errors.New("the guest has mounted the disk")
+	// ErrNoNode: the VM has no block node with the name of a disk that is to be adopted.
+	ErrNoNode = errors.New("the VM has no such node")
+	// ErrNotLUKS: what is to be adopted is no LUKS volume.
+	ErrNotLUKS = errors.New("the node is no LUKS volume")
+	// ErrNoDevice: no device with an id uses the volume that is to be adopted.
+	ErrNoDevice = errors.New("no device uses the volume")
+	// ErrNodeShared: a node of the disk that is to be adopted has other users.
+	ErrNodeShared = errors.New("the node has other users")
+	// ErrManaged: libvirt manages the disk that is to be adopted.
+	ErrManaged = errors.New("libvirt manages the disk")
+	// ErrForeignLayout: the disk that is to be adopted has a part that luksplug does not take
+	// over.
+	ErrForeignLayout = errors.New("the disk has a part that cannot be adopted")
 	// ErrNotRecorded: the caller's Before failed.
 	ErrNotRecorded = errors.New("the attach cannot be recorded")
 )
@@ -105,6 +118,6 @@ func Causes() []error {
 	return []error{
 		ErrTargetTaken, ErrNameTaken, ErrImageInUse, ErrHeaderInUse, ErrImageUnusable, ErrReadOnlyImage,
 		ErrHeaderUnusable, ErrHeaderDamaged, ErrTwoHeaders, ErrWrongBackup, ErrBackupUnproven, ErrNotDamaged, ErrUnexpectedEncryption, ErrGuestHeader, ErrPayloadSignature, ErrImageChain, ErrSystemFile, ErrPermission, ErrRelabelWouldHelp, ErrRelabelNeedsRoot, ErrServer, ErrRemoteVM,
-		ErrHelperProcess, ErrHostDevice, ErrOverlay, ErrReservations, ErrIdentity, ErrNeedsQEMU, ErrStall, ErrDiskInUse, ErrMounted, ErrNotRecorded,
+		ErrHelperProcess, ErrHostDevice, ErrOverlay, ErrReservations, ErrIdentity, ErrNeedsQEMU, ErrStall, ErrDiskInUse, ErrMounted, ErrNoNode, ErrNotLUKS, ErrNoDevice, ErrNodeShared, ErrManaged, ErrForeignLayout, ErrNotRecorded,
 	}
 }

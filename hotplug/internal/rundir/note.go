@@ -39,8 +39,37 @@ type Note struct {
 	Secrets  References          `json:"secrets,omitempty"`
 	Overlay  string              `json:"overlay,omitempty"` // the file, which has no name once it is open
 	Kept     string              `json:"kept,omitempty"`    // the text that the attach has kept
+	// Adopted are the disk's parts in QEMU if another program has attached it; nil for a disk
+	// of luksplug's own, whose names tell. Detach of an adopted disk does not work without the
+	// note.
+	Adopted *Adopted `json:"adopted,omitempty"`
 	// Process is the VM's process; without a PID if it is unknown.
 	Process hostproc.Process `json:"process"`
+}
+
+// Adopted are the parts in QEMU of a disk that was attached without luksplug. QEMU cannot
+// rename them.
+type Adopted struct {
+	Device string        `json:"device"` // its id
+	Nodes  []AdoptedNode `json:"nodes"`
+	// Secret is the id of the secret object with which the volume was opened, as long as QEMU
+	// has it or may need it again; "" for none. With SharedSecret another node names it: it
+	// is not removed with the disk.
+	Secret       string `json:"secret,omitempty"`
+	SharedSecret bool   `json:"shared_secret,omitempty"`
+}
+
+// AdoptedNode is a node of an adopted disk. A node with the same name and another driver or
+// file is another one.
+type AdoptedNode struct {
+	// Role is the role of luksplug's node in its place, "" if a plan has none there.
+	Role   blockgraph.Role `json:"role,omitempty"`
+	Name   string          `json:"name"`
+	Driver string          `json:"driver"`
+	// File is what QEMU reports as the file of a protocol node, and Path the absolute path of
+	// that file, which QEMU's process had open; "" for other nodes.
+	File string `json:"file,omitempty"`
+	Path string `json:"path,omitempty"`
 }
 
 const noteSuffix = ".json"

@@ -70,7 +70,10 @@ func (c *Comparison) graph(ctx context.Context, unlock blockgraph.Unlock) (*bloc
 // Difference returns how the attached disk differs from the wanted one, "" if it is the
 // same disk. The address of the device is not compared: the attached disk keeps its own.
 func (c *Comparison) Difference(ctx context.Context) (string, error) {
-	state, h := c.State, c.Attached
+	state, h := c.State.Named(c.Disk.Target), c.Attached
+	if h.Adopted {
+		h = state.Disk(c.Disk.Target)
+	}
 	unlock, err := c.unlock(ctx)
 	if err != nil {
 		return "", err
@@ -80,7 +83,7 @@ func (c *Comparison) Difference(ctx context.Context) (string, error) {
 		return "", err
 	}
 	device := graph.Device()
-	if h.Device != device.ID {
+	if !c.Attached.Adopted && h.Device != device.ID {
 		return fmt.Sprintf("its device is %s, not %s", h.Device, device.ID), nil
 	}
 	if driver := device.Options.Text("driver"); h.Driver != driver {
@@ -146,7 +149,7 @@ func differsInNodes(graph *blockgraph.Graph, state *inventory.State, h *inventor
 // opened, in the storage daemon if that has opened them.
 func (c *Comparison) differsInServers(ctx context.Context, graph *blockgraph.Graph, unlock blockgraph.Unlock) (string, error) {
 	if graph.Daemon == nil {
-		if d := differsInOptions(graph, c.State); d != "" {
+		if d := differsInOptions(graph, c.State.Named(c.Disk.Target)); d != "" {
 			return d, nil
 		}
 		return differsInObjects(ctx, c.VM.Conn, graph)
@@ -245,7 +248,7 @@ func (c *Comparison) differsInImages(ctx context.Context) string {
 func (c *Comparison) differsInDevice(ctx context.Context, device blockgraph.Device) (string, error) {
 	known, err := c.VM.DeviceProperties(ctx, device.Options.Text("driver"))
 	if err != nil {
-		return "", fmt.Errorf("query device %s: %w", device.ID, err)
+		return "", fmt.Errorf("query device %s: %w", c.Attached.Device, err)
 	}
 	var names []string
 	if known["serial"] { // compared also if it is not given; a LUN has its own
@@ -258,11 +261,11 @@ func (c *Comparison) differsInDevice(ctx context.Context, device blockgraph.Devi
 	}
 	var commands []qmp.Command
 	for _, name := range names {
-		commands = append(commands, monitor.QOMGet(inventory.Peripheral+device.ID, name))
+		commands = append(commands, monitor.QOMGet(inventory.Peripheral+c.Attached.Device, name))
 	}
 	values, err := c.VM.Conn.Query(ctx, commands...)
 	if err != nil {
-		return "", fmt.Errorf("query device %s: %w", device.ID, err)
+		return "", fmt.Errorf("query device %s: %w", c.Attached.Device, err)
 	}
 	for i, name := range names {
 		want := device.Options.Get(name)

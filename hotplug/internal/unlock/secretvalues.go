@@ -139,8 +139,22 @@ func (u Unlocker) unlock(ctx context.Context, target string, original blockgraph
 	if err != nil {
 		return unreadable(err)
 	}
+	key, err := u.key(ctx, target, original, h, ref, secret)
+	if err != nil {
+		return nil, err
+	}
+	defer key.Wipe()
+	ephemeral, err := luks.Ephemeral(key)
+	if err != nil {
+		return nil, &outcome.PreflightError{Target: target, Cause: outcome.ErrHeaderUnusable, Reason: "the LUKS header in " + original.Source.String(), Err: err}
+	}
+	return ephemeral, nil
+}
+
+// key derives the key of a volume from its header in an image.
+func (u Unlocker) key(ctx context.Context, target string, in blockgraph.Image, h *luks.Header, ref secrets.Reference, secret *secrets.Secret) (*luks.VolumeKey, error) {
 	var key *luks.VolumeKey
-	err = secret.Use(func(passphrase []byte) error {
+	err := secret.Use(func(passphrase []byte) (err error) {
 		if len(passphrase) == 0 {
 			return fmt.Errorf("the passphrase is empty: %w", outcome.ErrUnusableSecret)
 		}
@@ -149,22 +163,17 @@ func (u Unlocker) unlock(ctx context.Context, target string, original blockgraph
 	})
 	switch {
 	case err != nil && ctx.Err() != nil: // the passphrase may still be right
-		return nil, fmt.Errorf("disk %s: interrupted while the LUKS header in %s was being unlocked, and nothing was changed: %w", target, original.Source.Path, ctx.Err())
+		return nil, fmt.Errorf("disk %s: interrupted while the LUKS header in %s was being unlocked, and nothing was changed: %w", target, in.Source.Path, ctx.Err())
 	case errors.Is(err, luks.ErrUnsupported), errors.Is(err, luks.ErrNoKeySlot):
-		return nil, &outcome.PreflightError{Target: target, Cause: outcome.ErrHeaderUnusable, Reason: "the LUKS header in " + original.Source.String(), Err: err}
+		return nil, &outcome.PreflightError{Target: target, Cause: outcome.ErrHeaderUnusable, Reason: "the LUKS header in " + in.Source.String(), Err: err}
 	case err != nil:
-		err = fmt.Errorf("the secret with %s does not open %s: %w", ref, original.Source, err)
+		err = fmt.Errorf("the secret with %s does not open %s: %w", ref, in.Source, err)
 		if stray := secret.Stray(); stray != "" && errors.Is(err, luks.ErrWrongPassphrase) {
 			err = fmt.Errorf("%w; %s", err, strayText(ref, stray))
 		}
 		return nil, &outcome.SecretError{Target: target, Ref: ref, Err: err}
 	}
-	defer key.Wipe()
-	ephemeral, err := luks.Ephemeral(key)
-	if err != nil {
-		return nil, &outcome.PreflightError{Target: target, Cause: outcome.ErrHeaderUnusable, Reason: "the LUKS header in " + original.Source.String(), Err: err}
-	}
-	return ephemeral, nil
+	return key, nil
 }
 
 // CheckSecret returns an error that wraps [outcome.ErrUnusableSecret] if QEMU refuses a
