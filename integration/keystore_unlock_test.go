@@ -148,7 +148,7 @@ func TestUnlockAtATerminal(t *testing.T) {
 			shown, done := make(chan string), make(chan error, 1)
 			go func() { shown <- transcript(person, c.typed) }()
 			go func() { done <- cmd.Wait() }()
-			_ = <-done // the exit code is in the process's state
+			<-done //nolint:errcheck // the exit code is in the process's state
 			after := must.Get(unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS))(t)
 			must.OK(t, tty.Close())
 			text := <-shown

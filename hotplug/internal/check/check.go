@@ -122,7 +122,7 @@ func Early() []Check {
 
 // Adoption returns the checks of a disk that the VM's QEMU has open already. The state of the
 // candidate is that without the disk, and Moving is true: the locks on the images are QEMU's.
-func Adoption() []Check { return []Check{images} }
+func Adoption() []Check { return []Check{images, payloads} }
 
 // Start returns the checks of a disk that a VM is started with.
 func Start() []Check { return []Check{images, payloads, permissions} }
