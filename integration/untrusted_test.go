@@ -58,8 +58,8 @@ func TestOtherUsersDirectories(t *testing.T) {
 		})
 	}
 	t.Run("another user holds the lock", func(t *testing.T) {
-		work := memory + "as mkdir -m 777 /run/lock/luksplug\nlock=/run/lock/luksplug/" + q.UUID + ".lock\nas touch $lock\nas sh -c 'exec 9< \"$0\"; flock 9; exec setpriv --pdeathsig KILL sleep 60' $lock > /dev/null 2>&1 &\nwhile flock -n $lock true; do sleep 0.1; done"
-		inside(ctx, t, work, attach...).want(t, 0)
+		work := memory + "as mkdir -m 777 /run/lock/luksplug\nlock=/run/lock/luksplug/" + q.UUID + ".lock\nas touch $lock\n(exec > /dev/null 2>&1; as sh -c 'exec 9< \"$0\"; flock 9; exec sleep 20' $lock) &\nwhile flock -n $lock true; do sleep 0.1; done"
+		inside(ctx, t, work, append([]string{"--timeout", "10s"}, attach...)...).want(t, 0)
 		tool(ctx, t, q.Socket, "detach", "sdb").want(t, 0)
 		wantSame(ctx, t, q, before)
 	})
