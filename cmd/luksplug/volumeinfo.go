@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -41,14 +40,9 @@ that ends in .xml), or a "json:" name of QEMU's, as for qemu-img info.`,
 func runVolumeInfo(ctx context.Context, a *app, name, header string) error {
 	ctx, cancel := a.bounded(ctx)
 	defer cancel()
-	path, named, err := volumeName(ctx, a, name)
-	switch {
-	case err != nil:
+	path, header, err := headerFlags{header: header}.volume(ctx, a, name)
+	if err != nil {
 		return err
-	case named != "" && header != "":
-		return &usageError{errors.New("--header and VOLUME both name a header")}
-	case named != "":
-		header = named
 	}
 	uses, err := a.uses()
 	if err != nil {

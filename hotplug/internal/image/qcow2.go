@@ -233,6 +233,17 @@ func (h *Qcow2Header) readExtensions(r io.ReaderAt, b []byte) error {
 	return nil
 }
 
+// InsideError reports that the LUKS header inside a qcow2 image cannot be read.
+type InsideError struct {
+	Offset, Length int64 // the place in the image that is reserved for it, in bytes
+	Err            error
+}
+
+func (e *InsideError) Error() string { return "inside qcow2: " + e.Err.Error() }
+
+// Unwrap returns the error of the header.
+func (e *InsideError) Unwrap() error { return e.Err }
+
 // readCrypto reads the LUKS header that the extension points to.
 func (h *Qcow2Header) readCrypto(r io.ReaderAt, extension []byte) error {
 	if h.Crypt != CryptLUKS || len(extension) != 16 {
@@ -248,7 +259,7 @@ func (h *Qcow2Header) readCrypto(r io.ReaderAt, extension []byte) error {
 	}
 	header, err := luks.ReadHeader(io.NewSectionReader(r, offset, length))
 	if err != nil {
-		return fmt.Errorf("inside qcow2: %w", err)
+		return &InsideError{Offset: offset, Length: length, Err: err}
 	}
 	h.LUKS, h.LUKSOffset, h.LUKSLength = header, offset, length
 	return nil

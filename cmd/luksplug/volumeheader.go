@@ -1,0 +1,177 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/luksplug/luksplug/hotplug/volume"
+	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/luks"
+)
+
+// headerFlags are those of the commands for a volume's header.
+type headerFlags struct {
+	header, secret string
+}
+
+func (f *headerFlags) register(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.header, "header", "", "the path of a LUKS header outside of the image")
+	cmd.Flags().StringVar(&f.secret, "secret", "", "the secret that opens the header, by its uuid or TYPE:USAGE (default: the one of the key stores that has the image's path as its usage)")
+}
+
+func newHeaderBackup(a *app) *cobra.Command {
+	var f headerFlags
+	cmd := &cobra.Command{
+		Use:   "header-backup VOLUME FILE",
+		Short: "Copy the LUKS header of a volume to a new file",
+		Long: `header-backup copies the LUKS header of a volume to a new file, and opens the copy with
+the volume's passphrase: that of --passphrase-file, of --secret, or of the secret in the
+key stores that has the image's path as its usage. Without any of them the copy is not
+opened, and a line says so. The volume may be attached.
+
+VOLUME is as for 'volume info'. Keep the file away from the image: without its header a
+volume is lost. A passphrase opens the volume with the copy also after it was changed or
+removed.`,
+		Example: `  luksplug volume header-backup /var/lib/images/vm1-vdb.img /srv/backup/vm1-vdb.header
+  luksplug --passphrase-file vm1-vdb.key volume header-backup vdb.xml /srv/backup/vm1-vdb.header`,
+		Args: arguments("VOLUME", "FILE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return runHeaderBackup(cmd.Context(), a, f, args[0], args[1])
+		},
+	}
+	f.register(cmd)
+	return cmd
+}
+
+func runHeaderBackup(ctx context.Context, a *app, f headerFlags, name, to string) error {
+	ctx, cancel := a.bounded(ctx)
+	defer cancel()
+	path, header, err := f.volume(ctx, a, name)
+	if err != nil {
+		return err
+	}
+	passphrase, err := f.passphrase(ctx, a, path)
+	if err != nil {
+		return err
+	}
+	if passphrase == nil {
+		if err := a.note("no key store has a secret with this volume's path as usage, so the copy is not opened: name one with --secret, or give --passphrase-file"); err != nil {
+			return err
+		}
+	} else {
+		defer passphrase.Wipe()
+	}
+	h, err := volume.BackupHeader(ctx, path, header, absolute(to), passphrase)
+	if err != nil {
+		return err
+	}
+	return a.show(fmt.Sprintf("header of %s copied to %s: %s, UUID %s\n", path, to, h, h.UUID),
+		headerJSON{File: to, UUID: h.UUID, LUKS: h.Version, Opened: passphrase != nil})
+}
+
+func newHeaderRestore(a *app) *cobra.Command {
+	var f headerFlags
+	cmd := &cobra.Command{
+		Use:   "header-restore VOLUME FILE",
+		Short: "Write a backup of its LUKS header to a volume",
+		Long: `header-restore writes a backup of its LUKS header to a volume that no VM uses. It refuses
+the header of another volume, as far as what is left of the header shows that, and a
+backup that the volume's passphrase does not open: that of --passphrase-file, of --secret,
+or of the secret in the key stores that has the image's path as its usage. What is in the
+header's place is kept in a file beside the backup.
+
+VOLUME is as for 'volume info'. To look at the data before, attach the volume with
+--recover, which changes nothing.`,
+		Example: `  luksplug volume header-restore /var/lib/images/vm1-vdb.img /srv/backup/vm1-vdb.header`,
+		Args:    arguments("VOLUME", "FILE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return runHeaderRestore(cmd.Context(), a, f, args[0], args[1])
+		},
+	}
+	f.register(cmd)
+	return cmd
+}
+
+func runHeaderRestore(ctx context.Context, a *app, f headerFlags, name, from string) error {
+	ctx, cancel := a.bounded(ctx)
+	defer cancel()
+	r := volume.Restoring{Backup: absolute(from)}
+	var err error
+	if r.Path, r.Header, err = f.volume(ctx, a, name); err != nil {
+		return err
+	}
+	if r.Attached, err = a.uses(); err != nil {
+		return err
+	}
+	if r.Passphrase, err = f.passphrase(ctx, a, r.Path); err != nil {
+		return err
+	}
+	if r.Passphrase == nil {
+		return &usageError{errors.New("no key store has a secret with this volume's path as usage: name the secret that opens the backup with --secret, or give --passphrase-file")}
+	}
+	defer r.Passphrase.Wipe()
+	out, err := volume.RestoreHeader(ctx, r)
+	if err != nil {
+		return err
+	}
+	if out.Match == luks.MatchUnknown {
+		if err := a.note("nothing was left of the old header that shows whether the backup is of this volume: look at its data before the guest writes to it"); err != nil {
+			return err
+		}
+	}
+	return a.show(fmt.Sprintf("header of %s restored: %s, UUID %s; what was there is in %s\n", r.Path, out.LUKS, out.LUKS.UUID, out.Replaced),
+		headerJSON{File: from, UUID: out.LUKS.UUID, LUKS: out.LUKS.Version, Opened: true, Replaced: out.Replaced, Match: string(out.Match)})
+}
+
+// headerJSON is the result for a header in JSON.
+type headerJSON struct {
+	File     string `json:"file"`
+	UUID     string `json:"uuid"`
+	LUKS     int    `json:"luks"`
+	Opened   bool   `json:"opened"` // by a passphrase
+	Replaced string `json:"replaced,omitempty"`
+	Match    string `json:"match,omitempty"` // of what was there with the backup
+}
+
+// volume returns the image and the header of the volume that an argument names.
+func (f headerFlags) volume(ctx context.Context, a *app, name string) (path, header string, err error) {
+	path, header, err = volumeName(ctx, a, name)
+	switch {
+	case err != nil:
+		return "", "", err
+	case header != "" && f.header != "":
+		return "", "", &usageError{errors.New("--header and VOLUME both name a header")}
+	case header == "":
+		header = f.header
+	}
+	return path, header, nil
+}
+
+// passphrase returns the passphrase of the volume, nil if none is known.
+func (f headerFlags) passphrase(ctx context.Context, a *app, path string) (*secrets.Secret, error) {
+	switch {
+	case f.secret != "" && a.flags.passphrase != "":
+		return nil, &usageError{errors.New("--secret and --passphrase-file contradict each other: the secret has its passphrase")}
+	case a.flags.passphrase != "":
+		return a.readPassphrase(ctx, a.flags.passphrase)
+	}
+	value := func(ctx context.Context, s found) (*secrets.Secret, error) {
+		return s.store.Lookup(ctx, s.document.Reference())
+	}
+	if f.secret != "" {
+		var out *secrets.Secret
+		err := withSecret(ctx, a, f.secret, func(ctx context.Context, s found) (err error) {
+			out, err = value(ctx, s)
+			return err
+		})
+		return out, err
+	}
+	named, err := secretsOf(ctx, a, path)
+	if err != nil || len(named) == 0 {
+		return nil, err
+	}
+	return value(ctx, named[0])
+}
