@@ -89,6 +89,7 @@ func TestDetachOfAMountedDisk(t *testing.T) {
 
 // TestLibvirtDetachOfAMountedDisk: libvirt asks the agent of a domain that has a channel for it.
 func TestLibvirtDetachOfAMountedDisk(t *testing.T) {
+	peer.Long(t, "boots a guest with an agent once more; TestDetachOfAMountedDisk asks one in every run")
 	t.Parallel()
 	ctx := bounded(t)
 	l := peer.Libvirtd(t)

@@ -27,6 +27,7 @@ func TestFaults(t *testing.T) {
 	kinds := peer.VolumeKinds()
 	for i, where := range places() {
 		t.Run(where.name, func(t *testing.T) {
+			inEveryRun(t, i)
 			t.Parallel()
 			testFaults(t, where, "auto", kinds[i]) // TestFaultsEverywhere covers the others
 		})
@@ -51,6 +52,7 @@ func TestFaultsOfOtherWays(t *testing.T) {
 	t.Parallel()
 	q35, own := places()[0], places()[3]
 	t.Run("by QEMU", func(t *testing.T) {
+		peer.Long(t, "the same volume unlocked by QEMU; every run has the faults of a storage daemon")
 		t.Parallel()
 		testFaults(t, own, "qemu", peer.DetachedQcow2)
 	})

@@ -159,7 +159,7 @@ func TestRecoveryWays(t *testing.T) {
 	}
 	file := "file='" + v.Payload + "'>"
 	slice := "file='" + inSlice + "'><slices><slice type='storage' offset='3145728' size='69206016'/></slices>"
-	for _, c := range []struct {
+	for i, c := range []struct {
 		name, xml string
 		ways      []string
 	}{
@@ -174,7 +174,10 @@ func TestRecoveryWays(t *testing.T) {
 	} {
 		r.xml = writeFile(t, "disk.xml", c.xml)
 		transient := strings.Contains(c.xml, "<transient/>")
-		for _, way := range c.ways {
+		for j, way := range c.ways {
+			if !peer.IsLong() && j != i%len(c.ways) {
+				continue // every run has each kind of disk in one way
+			}
 			r.whileAttached(ctx, t, way, func() {
 				r.io(ctx, t, "read -P 0xd7 8M 1M")
 				if d := listed(ctx, t, q)[remoteTarget]; d.ReadOnly == transient || d.Recovery != "read-only" {
