@@ -110,7 +110,7 @@ func TestHookDestroysKeys(t *testing.T) {
 		{"the program is missing", func() func() { return to.replace(t, "") }, "the program is not there"},
 		{"the program is killed at migrate", func() func() { return to.killedAt(t, "migrate") }, killed},
 		{"the program is killed at started", func() func() { return to.killedAt(t, "started") }, killed},
-		{"a bug", func() func() { return to.replace(t, asBrokenHook(t)) }, "luksplug has a bug"},
+		{"a bug", func() func() { return to.replace(t, asBrokenHook(t)) }, "a fault in luksplug"},
 		{"the configuration is broken", func() func() { return to.configure(t, "keystore: none\n") }, "configuration"},
 	} {
 		undo := f.make()
