@@ -10,6 +10,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/digitalocean/go-libvirt"
@@ -31,7 +32,6 @@ const (
 	procRegister     = 4
 	procDeregister   = 5
 	procEvent        = 6
-	callbackID       = 42
 )
 
 // fakeLibvirtd implements the part of libvirt's RPC that NewClient needs, and passes monitor commands to a
@@ -43,6 +43,7 @@ type fakeLibvirtd struct {
 	mu           sync.Mutex // serialises writes to conn
 	conn         net.Conn
 	deregistered chan struct{}
+	callbackID   atomic.Uint32 // of the last subscription: libvirtd gives each another
 }
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -105,7 +106,7 @@ func (d *fakeLibvirtd) serve() {
 			case [2]uint32{remoteProgram, procLookupByName}:
 				d.send(h, xdr("vm1", testDomain.UUID, uint32(14)))
 			case [2]uint32{qemuProgram, procRegister}:
-				d.send(h, xdr(uint32(callbackID)))
+				d.send(h, xdr(d.callbackID.Add(1)))
 			case [2]uint32{qemuProgram, procDeregister}:
 				d.send(h, nil)
 				d.deregistered <- struct{}{}
@@ -176,7 +177,7 @@ func (d *fakeLibvirtd) sendEvent(e qmp.Event) {
 	if err != nil {
 		d.t.Error(err)
 	}
-	d.send(rpcHeader{Program: qemuProgram, Procedure: procEvent, Type: 2}, xdr(uint32(callbackID), "vm1", testDomain.UUID,
+	d.send(rpcHeader{Program: qemuProgram, Procedure: procEvent, Type: 2}, xdr(d.callbackID.Load(), "vm1", testDomain.UUID,
 		uint32(14), e.Event, uint64(e.Timestamp.Seconds), uint32(e.Timestamp.Microseconds), uint32(1), string(data)))
 }
 
