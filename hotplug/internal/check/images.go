@@ -29,12 +29,7 @@ func images(ctx context.Context, c *Candidate) (Findings, error) {
 	if all.Servers = c.Servers; all.Servers == nil {
 		all.Servers = &Servers{}
 	}
-	for i, layer := range c.Disk.Layers() {
-		// A layer is checked like a disk of its own; those below the top layer are only
-		// read.
-		alone := *c.Disk
-		alone.Image, alone.ReadOnly = *layer, c.Disk.ReadOnly || c.Disk.Transient || i > 0
-		l := &layerCheck{Candidate: c, disk: &alone}
+	for i, l := range c.layers() {
 		found, err := l.run(ctx)
 		if err != nil {
 			return Findings{}, err
@@ -81,6 +76,18 @@ func (c *Candidate) unused(ctx context.Context) error {
 type layerCheck struct {
 	*Candidate
 	disk *blockgraph.Disk
+}
+
+// layers returns the layers of the disk, the top one first, each as a disk of its own. Those
+// below the top layer are only read.
+func (c *Candidate) layers() []*layerCheck {
+	var out []*layerCheck
+	for i, layer := range c.Disk.Layers() {
+		alone := *c.Disk
+		alone.Image, alone.ReadOnly = *layer, c.Disk.ReadOnly || c.Disk.Transient || i > 0
+		out = append(out, &layerCheck{Candidate: c, disk: &alone})
+	}
+	return out
 }
 
 // run checks the images of the layer that are on this host, and those that a storage

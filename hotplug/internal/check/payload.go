@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/luksplug/luksplug/hotplug/internal/image"
@@ -18,18 +19,9 @@ import (
 // is a check of its own because it takes longer than the others: [Search] begins with it.
 func payloads(ctx context.Context, c *Candidate) (Findings, error) {
 	var all Findings
-	if !c.Host.Local {
-		return all, nil
-	}
-	for _, layer := range c.Disk.Layers() {
-		alone := *c.Disk
-		alone.Image = *layer
-		l := &layerCheck{Candidate: c, disk: &alone}
-		if !l.searched() {
-			continue
-		}
+	for _, l := range c.searched() {
 		var h *luks.Header
-		if header := alone.Header(); unlock.ReadsHere(*header) {
+		if header := l.disk.Header(); unlock.ReadsHere(*header) {
 			var err error
 			if h, err = l.readHeader(ctx, *header); err != nil {
 				return Findings{}, err
@@ -44,24 +36,22 @@ func payloads(ctx context.Context, c *Candidate) (Findings, error) {
 	return all, nil
 }
 
-// searched reports whether the layer's payload is searched for plain data: it is on this
-// host, and has a detached header that is no backup.
-func (l *layerCheck) searched() bool {
-	return l.disk.Header() != nil && l.disk.Image.Source.Local() && unlock.ReadsHere(l.disk.Image) && !l.recovers()
+// searched returns the layers whose payloads are searched for plain data: they are on this
+// host, and have a detached header that is no backup.
+func (c *Candidate) searched() []*layerCheck {
+	if !c.Host.Local {
+		return nil
+	}
+	return slices.DeleteFunc(c.layers(), func(l *layerCheck) bool {
+		return l.disk.Header() == nil || !unlock.ReadsHere(l.disk.Image) || l.recovers()
+	})
 }
 
 // Search begins to search the disk's payloads for plain data, in the background: the check
 // of c's payloads then finds the result, unless they have changed.
 func Search(ctx context.Context, c *Candidate) {
-	if !c.Host.Local {
-		return
-	}
-	for _, layer := range c.Disk.Layers() {
-		alone := *c.Disk
-		alone.Image = *layer
-		if l := (&layerCheck{Candidate: c, disk: &alone}); l.searched() {
-			c.Searches.Begin(ctx, func() (image.Reader, error) { return unlock.OpenLocal(ctx, *layer) })
-		}
+	for _, l := range c.searched() {
+		c.Searches.Begin(ctx, func() (image.Reader, error) { return unlock.OpenLocal(ctx, l.disk.Image) })
 	}
 }
 

@@ -34,10 +34,8 @@ var errNotHere = errors.New("only QEMU reads this kind of image")
 func Planned(ctx context.Context, disk *blockgraph.Disk, u blockgraph.Unlock) (Headers, error) {
 	var out Headers
 	c := &Candidate{Disk: disk, Unlock: u, Searches: &image.Searches{}}
-	for _, layer := range disk.Layers() {
-		alone := *disk
-		alone.Image = *layer
-		l := &layerCheck{Candidate: c, disk: &alone}
+	for _, l := range c.layers() {
+		layer := &l.disk.Image
 		warnings, err := l.planned(ctx)
 		out.Warnings = append(out.Warnings, warnings...)
 		switch {

@@ -17,10 +17,7 @@ import (
 // open already, by their paths. QEMU checks the rest, see [Candidate.InQEMU].
 func (c *Candidate) remoteVM() error {
 	c.Host.Entry(c.Disk.Target).Warn("the VM runs on another machine: whether others use the disk's files, and whether they may be used, is not checked here")
-	for i, layer := range c.Disk.Layers() {
-		alone := *c.Disk
-		alone.Image, alone.ReadOnly = *layer, c.Disk.ReadOnly || c.Disk.Transient || i > 0
-		l := &layerCheck{Candidate: c, disk: &alone}
+	for _, l := range c.layers() {
 		if !l.recovers() {
 			continue
 		}
