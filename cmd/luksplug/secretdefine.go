@@ -42,24 +42,33 @@ func runSecretDefine(ctx context.Context, a *app, path string) error {
 	if d.UUID == uuid.Nil {
 		d.UUID = uuid.New()
 	}
+	keeper, err := a.define(ctx, d)
+	if err != nil {
+		return err
+	}
+	return a.show(printable.Line(fmt.Sprintf("secret %s defined in %s", d.UUID, keeper))+"\n", secretToJSON(found{keeper, d}))
+}
+
+// define defines d in the key stores of the command, as the function define does, and makes
+// the default store if that is missing.
+func (a *app) define(ctx context.Context, d secrets.Document) (keeper secrets.Keeper, err error) {
 	names, err := a.storeNames()
 	if err == nil && names.defaults != nil {
 		err = names.defaults.create(d.Ephemeral)
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return withStores(ctx, a, func(ctx context.Context, stores []secrets.Store) error {
+	err = withStores(ctx, a, func(ctx context.Context, stores []secrets.Store) error {
 		for _, store := range stores {
 			a.pruneBefore(store)
 		}
-		keeper, err := define(ctx, stores, d)
-		if err != nil {
-			return err
+		if keeper, err = define(ctx, stores, d); err == nil {
+			a.settleAfter(ctx, keeper)
 		}
-		a.settleAfter(ctx, keeper)
-		return a.show(printable.Line(fmt.Sprintf("secret %s defined in %s", d.UUID, keeper))+"\n", secretToJSON(found{keeper, d}))
+		return err
 	})
+	return keeper, err
 }
 
 // define defines d in the store that has it already, else in the first that can keep it.

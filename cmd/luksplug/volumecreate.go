@@ -133,50 +133,43 @@ func runVolumeCreate(ctx context.Context, a *app, o volumeOptions, name string) 
 	}
 	ctx, cancel := a.bounded(ctx)
 	defer cancel()
-	keys := keysOf(a)
+	keys := volume.Keys(a.define)
+	passphrase, existing, err := givenPassphrase(ctx, a, o.secret)
 	switch {
-	case o.secret != "" && a.flags.passphrase != "":
-		return &usageError{errors.New("--secret and --passphrase-file contradict each other: the secret has its passphrase")}
-	case o.secret != "":
-		if err := withSecret(ctx, a, o.secret, func(ctx context.Context, s found) (err error) {
-			r.Secret = s.document
-			r.Passphrase, err = s.store.Lookup(ctx, s.document.Reference())
-			return err
-		}); err != nil {
-			return err
-		}
-		keys = nil
-	case a.flags.passphrase != "":
-		if r.Passphrase, err = a.readPassphrase(ctx, a.flags.passphrase); err != nil {
-			return err
-		}
+	case err != nil:
+		return err
+	case existing != nil:
+		r.Secret, keys = *existing, nil
 	}
-	if r.Passphrase != nil {
-		defer r.Passphrase.Wipe()
+	if r.Passphrase = passphrase; passphrase != nil {
+		defer passphrase.Wipe()
 	}
 	v, err := volume.Create(ctx, r, keys)
 	if err != nil {
 		return err
 	}
+	if v.Store != nil {
+		a.settleAfter(ctx, v.Store)
+	}
 	return showVolume(a, v, name, o.target)
 }
 
-// keysOf defines the secrets of new volumes in the key stores of the command.
-func keysOf(a *app) volume.Keys {
-	return func(ctx context.Context, d secrets.Document) (secrets.Keeper, error) {
-		names, err := a.storeNames()
-		if err == nil && names.defaults != nil {
-			err = names.defaults.create(d.Ephemeral)
-		}
-		if err != nil {
-			return nil, err
-		}
-		stores, err := openStores(a, a.storeOptions())
-		if err != nil {
-			return nil, err
-		}
-		return define(ctx, stores, d)
+// givenPassphrase returns the passphrase of --passphrase-file, or that of the secret that --secret names and its document;
+// nil if neither is given.
+func givenPassphrase(ctx context.Context, a *app, secret string) (value *secrets.Secret, existing *secrets.Document, err error) {
+	switch {
+	case secret != "" && a.flags.passphrase != "":
+		return nil, nil, &usageError{errors.New("--secret and --passphrase-file contradict each other: the secret has its passphrase")}
+	case secret != "":
+		err = withSecret(ctx, a, secret, func(ctx context.Context, s found) (err error) {
+			existing = &s.document
+			value, err = s.store.Lookup(ctx, s.document.Reference())
+			return err
+		})
+	case a.flags.passphrase != "":
+		value, err = a.readPassphrase(ctx, a.flags.passphrase)
 	}
+	return value, existing, err
 }
 
 func showVolume(a *app, v *volume.Volume, name, target string) error {

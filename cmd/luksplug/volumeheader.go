@@ -152,26 +152,13 @@ func (f headerFlags) volume(ctx context.Context, a *app, name string) (path, hea
 
 // passphrase returns the passphrase of the volume, nil if none is known.
 func (f headerFlags) passphrase(ctx context.Context, a *app, path string) (*secrets.Secret, error) {
-	switch {
-	case f.secret != "" && a.flags.passphrase != "":
-		return nil, &usageError{errors.New("--secret and --passphrase-file contradict each other: the secret has its passphrase")}
-	case a.flags.passphrase != "":
-		return a.readPassphrase(ctx, a.flags.passphrase)
-	}
-	value := func(ctx context.Context, s found) (*secrets.Secret, error) {
-		return s.store.Lookup(ctx, s.document.Reference())
-	}
-	if f.secret != "" {
-		var out *secrets.Secret
-		err := withSecret(ctx, a, f.secret, func(ctx context.Context, s found) (err error) {
-			out, err = value(ctx, s)
-			return err
-		})
-		return out, err
+	given, _, err := givenPassphrase(ctx, a, f.secret)
+	if err != nil || given != nil {
+		return given, err
 	}
 	named, err := secretsOf(ctx, a, path)
 	if err != nil || len(named) == 0 {
 		return nil, err
 	}
-	return value(ctx, named[0])
+	return named[0].store.Lookup(ctx, named[0].document.Reference())
 }
