@@ -3,7 +3,7 @@
 //
 //	{ go test -json ./a; go test -json ./b; } | go run ./scripts/testlog
 //
-// The exit status is 0 for every input that it can read and print: that of go test tells whether tests failed, so the
+// The exit status is 0 for every input that it can read and print. That of go test reports whether tests failed, so the
 // shell needs pipefail.
 package main
 

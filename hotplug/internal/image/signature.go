@@ -19,9 +19,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/luksplug/luksplug/internal/ending"
-	"github.com/luksplug/luksplug/internal/qapi"
-
 	"github.com/luksplug/luksplug/internal/fsutil"
+	"github.com/luksplug/luksplug/internal/qapi"
 )
 
 // Signature is a mark of a file system, partition table, volume manager, RAID or swap
