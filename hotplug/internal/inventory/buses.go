@@ -89,7 +89,7 @@ func bridges(ctx context.Context, q monitor.Querier, state *State) ([]blockgraph
 	var out []blockgraph.Bridge
 	for _, id := range devicesOf(state, "pci-bridge", "pcie-pci-bridge") {
 		bus := Peripheral + id + "/" + id
-		handler, err := monitor.Get[string](ctx, q, monitor.QOMGet(bus, "hotplug-handler"))
+		handler, err := hotplugHandler(ctx, q, bus)
 		if err != nil {
 			return nil, fmt.Errorf("query PCI bridge %s: %w", id, err)
 		}

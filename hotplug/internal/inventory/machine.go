@@ -49,12 +49,14 @@ func Machine(ctx context.Context, q monitor.Querier, disk *blockgraph.Disk, stat
 		if m.Ports, err = ports(ctx, q, disk, state); err != nil {
 			return m, err
 		}
-		m.Bridges, err = bridges(ctx, q, state)
+		if m.Bridges, err = bridges(ctx, q, state); err != nil {
+			return m, err
+		}
 		if m.I440FX() {
 			readConventional(ctx, q, disk, &m)
 		}
 	}
-	return m, err
+	return m, nil
 }
 
 // readConventional reads whether the conventional buses of an i440FX take a hot plug: its own, and that of the bridge at
