@@ -16,7 +16,7 @@ import (
 func TestGoldenPrograms(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("testdata/programs/*.txtar")
-	if err != nil || len(files) < 44 {
+	if err != nil || len(files) < 47 {
 		t.Fatalf("%d golden programs: %v", len(files), err)
 	}
 	for _, file := range files {
