@@ -92,9 +92,33 @@ type reader struct {
 	config   string // for LUKSPLUG_CONFIG
 	vm       *peer.QEMU
 	domain   *peer.Domain // nil for a user who may not start libvirt
+	names    []string // in the documents, each followed by its value here
 	toReal   *strings.Replacer
 	fromReal *strings.Replacer
 	code     int // the last command's exit code
+}
+
+// call makes a name of the documents stand for a value.
+func (r *reader) call(names ...string) {
+	r.names = append(r.names, names...)
+	r.toReal = strings.NewReplacer(r.names...)
+	reversed := slices.Clone(r.names)
+	slices.Reverse(reversed)
+	r.fromReal = strings.NewReplacer(reversed...)
+}
+
+// randomUUID is a UUID in a command's output.
+var randomUUID = regexp.MustCompile(`\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b`)
+
+// learn makes the UUIDs in a command's documented output stand for those that the command has made, so that later commands
+// of the documents can name them. Lines are compared if both have one UUID.
+func (r *reader) learn(want, got []string) {
+	for i := range min(len(want), len(got)) {
+		documented, real := randomUUID.FindAllString(want[i], -1), randomUUID.FindAllString(got[i], -1)
+		if len(documented) == 1 && len(real) == 1 && documented[0] != real[0] && !slices.Contains(r.names, documented[0]) {
+			r.call(documented[0], real[0])
+		}
+	}
 }
 
 func newReader(ctx context.Context, t *testing.T) *reader {
@@ -133,9 +157,7 @@ func newReader(ctx context.Context, t *testing.T) *reader {
 		must.OK(t, r.domain.Guest().WaitBoot(ctx))
 	}
 	must.OK(t, r.vm.Guest().WaitBoot(ctx))
-	r.toReal = strings.NewReplacer(names...)
-	slices.Reverse(names)
-	r.fromReal = strings.NewReplacer(names...)
+	r.call(names...)
 	return r
 }
 
@@ -175,6 +197,10 @@ func (r *reader) read(ctx context.Context, t *testing.T, path string, used map[s
 			}
 			failureShown := c.text == exitCode || i+1 < len(b.commands) && b.commands[i+1].text == exitCode
 			got := r.command(ctx, t, c.text, failureShown)
+			if strings.HasPrefix(c.text, "luksplug volume create ") {
+				r.learn(c.output, got)
+				got = strings.Split(r.fromReal.Replace(strings.Join(got, "\n")), "\n")
+			}
 			if b.language != "console" || matches(c.output, got) {
 				continue
 			}

@@ -151,8 +151,10 @@ func TestDocsPicture(t *testing.T) {
 	text := must.Get(os.ReadFile(filepath.Join(repository, "README.md")))(t)
 	var disk *blockgraph.Disk
 	for _, b := range blocks(strings.Split(string(text), "\n")) {
-		if b.name == "vdb.xml" {
-			disk = must.Get(diskxml.ParseDisk([]byte(strings.Join(b.lines, "\n"))))(t)
+		for _, c := range b.commands {
+			if c.text == "cat vdb.xml" {
+				disk = must.Get(diskxml.ParseDisk([]byte(strings.Join(c.output, "\n"))))(t)
+			}
 		}
 	}
 	if disk == nil {

@@ -45,7 +45,8 @@ as --unlock-time says.
 
 The header is in the image, or with --header in a file of its own; such a volume, and
 one with --luks2, can be used by luksplug and cryptsetup, but not by libvirt alone.
-No file is ever overwritten. A failed run removes what it has made, the secret as
+No file is ever overwritten, and only luksplug's own directories for images and headers,
+beside that of the default key store, are made if they are missing. A failed run removes what it has made, the secret as
 well.`,
 		Example: `  luksplug volume create vm1-vdb --size 10G --path /var/lib/images/vm1-vdb.img > vdb.xml
   luksplug volume create vm1-vdb --size 10G --path /srv/images/vm1-vdb.qcow2 --format qcow2 \
@@ -144,8 +145,13 @@ func runVolumeCreate(ctx context.Context, a *app, o volumeOptions, name string) 
 	if r.Passphrase = passphrase; passphrase != nil {
 		defer passphrase.Wipe()
 	}
+	removeDirs, err := a.makeVolumeDirs(r.Path, r.Header)
+	if err != nil {
+		return err
+	}
 	v, err := volume.Create(ctx, r, keys)
 	if err != nil {
+		removeDirs()
 		return err
 	}
 	if v.Store != nil {
