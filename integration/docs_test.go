@@ -92,7 +92,7 @@ type reader struct {
 	config   string // for LUKSPLUG_CONFIG
 	vm       *peer.QEMU
 	domain   *peer.Domain // nil for a user who may not start libvirt
-	names    []string // in the documents, each followed by its value here
+	names    []string     // in the documents, each followed by its value here
 	toReal   *strings.Replacer
 	fromReal *strings.Replacer
 	code     int // the last command's exit code
