@@ -186,7 +186,7 @@ func (f Format) header(ctx context.Context, key *VolumeKey, passphrase *secrets.
 		return nil, err
 	}
 	defer clear(slotKey)
-	p := headerParts{Format: f, encryption: e, digest: kdf{kind: typePBKDF2, salt: randomBytes(slotSaltBytes), hash: algorithm, iterations: digestIterations}, slot: cost}
+	p := headerParts{Format: f, encryption: e, digest: kdf{kind: typePBKDF2, salt: randomBytes(slotSaltBytes), hash: algorithm, iterations: digestIterations}, slot: cost, slotKDF: slotKDF}
 	if err := key.Use(func(value []byte) error {
 		if p.material, err = e.seal(algorithm, value, slotKey); err != nil {
 			return err
@@ -212,7 +212,8 @@ type headerParts struct {
 	encryption encryption
 	digest     kdf
 	sum        []byte
-	slot       KDF
+	slot       KDF // as LUKS2 writes it
+	slotKDF    kdf // the same, checked
 	material   []byte
 }
 
@@ -221,14 +222,10 @@ func (p headerParts) luks1() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	k, err := p.slot.kdf()
-	if err != nil {
-		return nil, err
-	}
 	at := int64(starts[0]) * SectorSize
 	b := make([]byte, at+int64(len(p.material)))
 	phdr{encryption: p.encryption, hash: p.Hash, keyBytes: p.KeyBytes, payloadOffset: p.PayloadOffset, uuid: p.UUID, digest: p.digest, sum: p.sum, starts: starts}.write(b)
-	writeLUKS1Slot(b, 0, k)
+	writeLUKS1Slot(b, 0, p.slotKDF)
 	copy(b[at:], p.material)
 	return b, nil
 }
