@@ -98,20 +98,14 @@ func (f *file) qcow2(ctx context.Context, size int64, header []byte) error {
 
 // oneTimeKey returns a file in memory with a random passphrase.
 func oneTimeKey() (*os.File, error) {
-	fd, err := unix.MemfdCreate("luksplug-passphrase", unix.MFD_CLOEXEC)
-	if err != nil {
-		return nil, err
-	}
-	f := os.NewFile(uintptr(fd), "luksplug-passphrase")
 	passphrase := randomPassphrase()
 	defer passphrase.Wipe()
-	if err := passphrase.Use(func(value []byte) error {
-		_, err := f.WriteAt(value, 0)
-		return err
-	}); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
+	return fsutil.MemoryFile("luksplug-passphrase", func(f *os.File) error {
+		return passphrase.Use(func(value []byte) error {
+			_, err := f.WriteAt(value, 0)
+			return err
+		})
+	})
 }
 
 // publish gives the file its mode and its name, which must be free, and syncs the directory.

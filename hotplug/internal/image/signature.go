@@ -16,8 +16,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/luksplug/luksplug/internal/ending"
 	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/internal/qapi"
@@ -187,27 +185,17 @@ func (p places) equal(q places) bool {
 
 // file returns a file in memory of the image's size, with the places in it and nothing
 // between them.
-func (p places) file() (_ *os.File, err error) {
-	fd, err := unix.MemfdCreate("luksplug-signatures", unix.MFD_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("make a file in memory: %w", err)
-	}
-	f := os.NewFile(uintptr(fd), "luksplug-signatures")
-	defer func() {
-		if err != nil {
-			_ = f.Close() // the first error counts
+func (p places) file() (*os.File, error) {
+	return fsutil.MemoryFile("luksplug-signatures", func(f *os.File) error {
+		if err := f.Truncate(p.size); err != nil {
+			return err
 		}
-	}()
-	if err := f.Truncate(p.size); err != nil {
-		return nil, err
-	}
-	if _, err := f.WriteAt(p.head, 0); err != nil {
-		return nil, err
-	}
-	if _, err := f.WriteAt(p.tail, p.tailAt); err != nil {
-		return nil, err
-	}
-	return f, nil
+		if _, err := f.WriteAt(p.head, 0); err != nil {
+			return err
+		}
+		_, err := f.WriteAt(p.tail, p.tailAt)
+		return err
+	})
 }
 
 // mark is a signature of texts at offsets; a negative one counts from the end of the image.

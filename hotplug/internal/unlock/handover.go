@@ -11,6 +11,7 @@ import (
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug/internal/rundir"
+	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/internal/hostproc"
 	"github.com/luksplug/luksplug/secrets/luks"
 )
@@ -19,22 +20,17 @@ import (
 // against changes (memfd_create(2), F_ADD_SEALS in fcntl(2)). It is open for reading and
 // writing, because QEMU needs a descriptor with the mode of the node.
 func sealed(h *luks.EphemeralHeader) (*os.File, error) {
-	fd, err := unix.MemfdCreate("luksplug-header", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
-	if err != nil {
-		return nil, fmt.Errorf("make a file in memory for the ephemeral header: %w", err)
-	}
-	f := os.NewFile(uintptr(fd), "memfd:luksplug-header")
-	err = h.Use(func(header []byte) error {
-		_, err := f.Write(header)
-		return err
+	f, err := fsutil.MemoryFile("luksplug-header", func(f *os.File) error {
+		if err := h.Use(func(header []byte) error {
+			_, err := f.Write(header)
+			return err
+		}); err != nil {
+			return err
+		}
+		return fsutil.Seal(f)
 	})
-	if err == nil {
-		const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
-		_, err = unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, seals)
-	}
 	if err != nil {
-		_ = f.Close() // report the first error
-		return nil, fmt.Errorf("write the ephemeral header to memory: %w", err)
+		return nil, fmt.Errorf("hand over the ephemeral header: %w", err)
 	}
 	return f, nil
 }
