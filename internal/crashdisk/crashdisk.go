@@ -174,7 +174,8 @@ func (c *content) ReadAt(p []byte, off int64) (int, error) {
 
 // States yields states after a crash: for each number of events, the states with none, all, one, and all but one of the
 // sectors that are not certainly stored, and random choices of them, seeded, until there are about limit states in all.
-// Where several writes of a sector are not stored, each version of it is possible. Identical states may be repeated.
+// Where several writes of a sector are not stored, each version of it is possible. Identical states may be repeated. If limit
+// is lower than twice the number of events, states are of moments chosen at random, and of those around each Sync and record.
 func (h *Host) States(seed uint64, limit int) iter.Seq[State] {
 	h.mu.Lock()
 	events := slices.Clone(h.events)
@@ -188,6 +189,9 @@ func (h *Host) States(seed uint64, limit int) iter.Seq[State] {
 			if n > 0 {
 				p.happen(events[n-1])
 			}
+			if !border(events, n) && random.IntN(len(events)+1) >= limit/each {
+				continue
+			}
 			for stored := range p.choices(random, each) {
 				if !yield(State{Event: n, Records: slices.Clone(p.records), stored: stored}) {
 					return
@@ -195,6 +199,11 @@ func (h *Host) States(seed uint64, limit int) iter.Seq[State] {
 			}
 		}
 	}
+}
+
+// border reports whether the moment after n events is the first or the last one, or just before or after a Sync or a record.
+func border(events []event, n int) bool {
+	return n == 0 || n == len(events) || events[n-1].data == nil || events[n].data == nil
 }
 
 // point is a moment of the operation.

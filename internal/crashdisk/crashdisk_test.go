@@ -90,3 +90,23 @@ func TestManyStates(t *testing.T) {
 		t.Error("a disk grows")
 	}
 }
+
+// TestFewStates: fewer states than moments are of some of the moments, among them those around a Sync.
+func TestFewStates(t *testing.T) {
+	t.Parallel()
+	h := New()
+	d := h.Disk("d", make([]byte, 1000*SectorSize))
+	if _, err := d.WriteAt(bytes.Repeat([]byte{1}, 1000*SectorSize), 0); err != nil {
+		t.Fatal(err)
+	}
+	_ = d.Sync()
+	h.Record("end")
+	n, moments := 0, map[int]bool{}
+	for s := range h.States(3, 200) {
+		n++
+		moments[s.Event] = true
+	}
+	if n < 150 || n > 250 || !moments[0] || !moments[1000] || !moments[1001] || !moments[1002] {
+		t.Errorf("%d states of %d moments", n, len(moments))
+	}
+}
