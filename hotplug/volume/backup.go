@@ -18,13 +18,13 @@ import (
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
-// Errors of [BackupHeader] and [RestoreHeader]. Test with errors.Is.
+// Errors of [BackupHeader], [RestoreHeader], [DetachHeader] and [AttachHeader]. Test with errors.Is.
 var (
 	// ErrAttached: a VM has the volume.
 	ErrAttached = errors.New("a VM uses the volume")
 	// ErrOtherVolume: the backup is of another volume.
 	ErrOtherVolume = errors.New("the backup is not of this volume")
-	// ErrWrongPassphrase: the passphrase does not open the backup.
+	// ErrWrongPassphrase: the passphrase does not open the header.
 	ErrWrongPassphrase = luks.ErrWrongPassphrase
 	// ErrPlace: there is no place for the header where it belongs.
 	ErrPlace = errors.New("the header has no place in the image")
@@ -105,9 +105,14 @@ func atBeginning(i *image.Info, wanted int64) (headerPlace, error) {
 	return headerPlace{i.Path, 0, wanted}, nil
 }
 
+// open opens the file with the header's place. It does not wait for anything.
+func (p headerPlace) open(access int) (*os.File, error) {
+	return os.OpenFile(p.path, access|unix.O_NONBLOCK, 0)
+}
+
 // read returns the bytes of the header's place.
 func (p headerPlace) read() ([]byte, error) {
-	f, err := os.OpenFile(p.path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	f, err := p.open(os.O_RDONLY)
 	if err != nil {
 		return nil, err
 	}
@@ -134,7 +139,7 @@ func BackupHeader(ctx context.Context, path, header, to string, passphrase *secr
 	}
 	h, err := opened(ctx, content, passphrase)
 	if err == nil {
-		err = writeNew(to, content)
+		err = writeNew(begin, to, content)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("back up the header of %s: %w", path, err)
@@ -145,23 +150,34 @@ func BackupHeader(ctx context.Context, path, header, to string, passphrase *secr
 // opened returns the header in content, which passphrase opens unless it is nil.
 func opened(ctx context.Context, content []byte, passphrase *secrets.Secret) (*luks.Header, error) {
 	h, err := luks.ReadHeader(bytes.NewReader(content))
-	if err != nil || passphrase == nil {
-		return h, err
+	if err != nil {
+		return nil, err
 	}
-	return h, passphrase.Use(func(value []byte) error {
+	return h, opens(ctx, h, passphrase)
+}
+
+// opens returns nil if passphrase opens the header, or is nil.
+func opens(ctx context.Context, h *luks.Header, passphrase *secrets.Secret) error {
+	if passphrase == nil {
+		return nil
+	}
+	return passphrase.Use(func(value []byte) error {
 		key, err := h.Unlock(ctx, value)
 		key.Wipe()
 		return err
 	})
 }
 
-// writeNew writes a new file that only its owner can read.
-func writeNew(path string, content []byte) error {
+// writeNew writes a new file that only its owner can read, and reads it back before it gets its name.
+func writeNew(begin beginning, path string, content []byte) error {
 	f, err := begin(path, defaultMode)
 	if err != nil {
 		return err
 	}
-	if err = f.fill(content, int64(len(content))); err == nil {
+	if err = fill(f, content, int64(len(content))); err == nil {
+		err = f.read(func(r io.ReaderAt) error { return same(r, content) })
+	}
+	if err == nil {
 		err = f.publish()
 	}
 	if err != nil {
@@ -170,6 +186,21 @@ func writeNew(path string, content []byte) error {
 		}
 	}
 	return err
+}
+
+// errReadBack reports that a file has another content than was written.
+var errReadBack = errors.New("it does not read back as it was written")
+
+// same returns nil if r begins with content.
+func same(r io.ReaderAt, content []byte) error {
+	b := make([]byte, len(content))
+	switch _, err := r.ReadAt(b, 0); {
+	case err != nil && !errors.Is(err, io.EOF):
+		return err
+	case !bytes.Equal(b, content):
+		return errReadBack
+	}
+	return nil
 }
 
 // Restoring is what [RestoreHeader] restores.
@@ -210,10 +241,8 @@ func RestoreHeader(ctx context.Context, r Restoring) (*Restored, error) {
 }
 
 func (r Restoring) restore(ctx context.Context) (*Restored, error) {
-	for _, u := range r.Attached {
-		if image.SameFile(u.Payload, r.Path) || r.Header != "" && u.Header != "" && image.SameFile(u.Header, r.Header) {
-			return nil, fmt.Errorf("%w: it is disk %s of %s: detach it first", ErrAttached, u.Target, u.VM)
-		}
+	if err := unattached(r.Attached, r.Path, r.Header); err != nil {
+		return nil, err
 	}
 	content, backup, err := r.readBackup(ctx)
 	if err != nil {
@@ -230,10 +259,8 @@ func (r Restoring) restore(ctx context.Context) (*Restored, error) {
 	if int64(len(content)) > p.length {
 		return nil, fmt.Errorf("%w: the backup has %d bytes, and the header's place %d", ErrPlace, len(content), p.length)
 	}
-	for _, path := range []string{r.Path, p.path} {
-		if err := image.CheckLock(path, image.ReadWrite); err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrAttached, err)
-		}
+	if err := unlocked(r.Path, p.path); err != nil {
+		return nil, err
 	}
 	p.length = int64(len(content))
 	old, err := p.read()
@@ -246,27 +273,49 @@ func (r Restoring) restore(ctx context.Context) (*Restored, error) {
 		return nil, err
 	case compared.Match == luks.MatchOther:
 		return nil, fmt.Errorf("%w: %s", ErrOtherVolume, compared.Reason)
-	case compared.Match == luks.MatchUnknown:
-		if err := r.unmarked(ctx, p); err != nil {
+	case compared.Match == luks.MatchUnknown && p.path == r.Path && p.offset == 0: // else a place for a header only
+		if err := unmarked(ctx, p.path); err != nil {
 			return nil, err
 		}
 	}
-	out := &Restored{Replaced: r.Backup + ".replaced-" + time.Now().UTC().Format("20060102T150405Z"), Match: compared.Match, Reason: compared.Reason}
-	if err := writeNew(out.Replaced, old); err != nil {
+	out := &Restored{LUKS: backup.Header, Replaced: replacedName(r.Backup), Match: compared.Match, Reason: compared.Reason}
+	if err := writeNew(begin, out.Replaced, old); err != nil {
 		return nil, fmt.Errorf("keep what is there: %w", err)
 	}
-	if out.LUKS, err = p.replace(ctx, content, old, r.Passphrase); err != nil {
-		return nil, r.keptIn(out.Replaced, err)
+	if err := p.replace(replacement{backup.Header, content, old}); err != nil {
+		return nil, keptIn(out.Replaced, err)
 	}
 	return out, nil
 }
 
-// unmarked refuses an image in which nothing is left of a header, and which holds something else: that would be destroyed.
-func (r Restoring) unmarked(ctx context.Context, p headerPlace) error {
-	if p.path != r.Path || p.offset > 0 {
-		return nil // a place for a header only
+// unattached refuses a volume that luksplug has attached on this host. header is "" for one in the image.
+func unattached(uses []hotplug.Use, path, header string) error {
+	for _, u := range uses {
+		if image.SameFile(u.Payload, path) || header != "" && u.Header != "" && image.SameFile(u.Header, header) {
+			return fmt.Errorf("%w: it is disk %s of %s: detach it first", ErrAttached, u.Target, u.VM)
+		}
 	}
-	content, err := image.OpenGuest(p.path, image.Raw, "")
+	return nil
+}
+
+// unlocked refuses files that a QEMU has open.
+func unlocked(paths ...string) error {
+	for _, path := range paths {
+		if err := image.CheckLock(path, image.ReadWrite); err != nil {
+			return fmt.Errorf("%w: %w", ErrAttached, err)
+		}
+	}
+	return nil
+}
+
+// replacedName returns the name of the file that keeps what a header replaces, beside the file that the header comes from.
+func replacedName(beside string) string {
+	return beside + ".replaced-" + time.Now().UTC().Format("20060102T150405Z")
+}
+
+// unmarked refuses an image in which nothing is left of a header, and which holds something else: that would be destroyed.
+func unmarked(ctx context.Context, path string) error {
+	content, err := image.OpenGuest(path, image.Raw, "")
 	if err != nil {
 		return err
 	}
@@ -282,7 +331,7 @@ func (r Restoring) unmarked(ctx context.Context, p headerPlace) error {
 }
 
 // keptIn names the copy of the old header in an error after which the header is in an unknown state.
-func (r Restoring) keptIn(copied string, err error) error {
+func keptIn(copied string, err error) error {
 	var left *LeftError
 	if errors.As(err, &left) {
 		return &LeftError{left.Err, append(left.Left, "the old header is in "+copied)}
@@ -303,46 +352,37 @@ func (r Restoring) readBackup(ctx context.Context) ([]byte, *luks.Backup, error)
 	return content, backup, err
 }
 
-// metadata is the beginning of a header: all of LUKS1's and the binary header of LUKS2's first copy. As long as it is not
-// written, the old header counts.
+// metadata is the beginning of a header, in which the magic is.
 const metadata = 4096
 
-// replace writes content to the header's place, and old again if that fails.
-func (p headerPlace) replace(ctx context.Context, content, old []byte, passphrase *secrets.Secret) (*luks.Header, error) {
-	f, err := os.OpenFile(p.path, os.O_RDWR|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer fsutil.CloseRead(f) // synced
-	err = p.write(f, content)
-	if err == nil {
-		stored := make([]byte, len(content))
-		if _, err = io.ReadFull(io.NewSectionReader(f, p.offset, p.length), stored); err == nil {
-			var h *luks.Header
-			if h, err = opened(ctx, stored, passphrase); err == nil {
-				return h, nil
-			}
-		}
-	}
-	if again := p.write(f, old); again != nil {
-		return nil, &LeftError{errors.Join(err, again), []string{"a header that is written in part"}}
-	}
-	return nil, err
+// replacement is a header that takes the place of another one.
+type replacement struct {
+	header       *luks.Header
+	content, old []byte // of the same length
 }
 
-// write writes the end of the header first, and its metadata once that is stored.
-func (p headerPlace) write(f *os.File, content []byte) error {
-	for _, from := range []int64{metadata, 0} {
-		part := content[from:]
-		if from == 0 {
-			part = content[:metadata]
-		}
-		if _, err := f.WriteAt(part, p.offset+from); err != nil {
-			return err
-		}
-		if err := f.Sync(); err != nil {
-			return err
-		}
+// replace writes the header to its place.
+func (p headerPlace) replace(r replacement) error {
+	f, err := p.open(os.O_RDWR)
+	if err != nil {
+		return err
 	}
-	return nil
+	defer fsutil.CloseRead(f) // synced
+	return r.write(part{durable{f}, p.offset})
+}
+
+// write writes the header to s and reads it back, and writes the old bytes again if that fails. A [*LeftError] says that s
+// has neither.
+func (r replacement) write(s luks.Storage) error {
+	err := r.header.Write(s, r.content)
+	if err == nil {
+		err = same(s, r.content)
+	}
+	if err == nil {
+		return nil
+	}
+	if again := r.header.Write(s, r.old); again != nil {
+		return &LeftError{errors.Join(err, again), []string{"a header that is written in part"}}
+	}
+	return err
 }

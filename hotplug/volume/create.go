@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -15,7 +16,6 @@ import (
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug/internal/image"
-	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/luks"
 )
@@ -155,7 +155,7 @@ func Create(ctx context.Context, r Request, keys Keys) (_ *Volume, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the volume: %w", err)
 	}
-	c := &creation{Request: r, named: named}
+	c := &creation{Request: r, named: named, begin: begin}
 	v, err := c.run(ctx, keys)
 	if err != nil {
 		err = fmt.Errorf("make the volume: %w", err)
@@ -171,7 +171,8 @@ func Create(ctx context.Context, r Request, keys Keys) (_ *Volume, err error) {
 type creation struct {
 	Request
 	named  bool // the caller has chosen the secret's UUID
-	files  []*file
+	begin  beginning
+	files  []newFile
 	keeper secrets.Keeper // has the secret; nil before
 }
 
@@ -273,7 +274,7 @@ func (c *creation) write(ctx context.Context, header []byte) error {
 	if c.Header != "" {
 		f, err := c.file(c.Header, c.Mode&0o700)
 		if err == nil {
-			err = f.fill(header, size)
+			err = fill(f, header, size)
 		}
 		if err != nil {
 			return err
@@ -287,12 +288,12 @@ func (c *creation) write(ctx context.Context, header []byte) error {
 	if c.Format == blockgraph.FormatQcow2 {
 		return f.qcow2(ctx, c.Size, header)
 	}
-	return f.fill(header, c.LUKS.PayloadOffset+c.Size)
+	return fill(f, header, c.LUKS.PayloadOffset+c.Size)
 }
 
 // file begins a file, and remembers it for undo.
-func (c *creation) file(path string, mode fs.FileMode) (*file, error) {
-	f, err := begin(path, mode)
+func (c *creation) file(path string, mode fs.FileMode) (newFile, error) {
+	f, err := c.begin(path, mode)
 	if err == nil {
 		c.files = append(c.files, f)
 	}
@@ -316,28 +317,19 @@ func (c *creation) undo(ctx context.Context) (left []string) {
 }
 
 // readBack opens the volume by what is stored, before its files get their names.
-func (c *creation) readBack(ctx context.Context, passphrase *secrets.Secret) (*luks.Header, error) {
-	f, err := os.Open(c.files[0].temporary) // the one with the header is the first
-	if err != nil {
-		return nil, err
-	}
-	defer fsutil.CloseRead(f)
-	var h *luks.Header
-	if c.Format == blockgraph.FormatQcow2 && c.Header == "" {
-		q, err := image.ReadQcow2(f)
-		if err != nil {
-			return nil, err
+func (c *creation) readBack(ctx context.Context, passphrase *secrets.Secret) (h *luks.Header, err error) {
+	err = c.files[0].read(func(r io.ReaderAt) error { // the one with the header is the first
+		if c.Format == blockgraph.FormatQcow2 && c.Header == "" {
+			q, err := image.ReadQcow2(r)
+			if err != nil {
+				return err
+			}
+			h = q.LUKS
+		} else if h, err = luks.ReadHeader(r); err != nil {
+			return err
 		}
-		h = q.LUKS
-	} else if h, err = luks.ReadHeader(f); err != nil {
-		return nil, err
-	}
-	var key *luks.VolumeKey
-	err = passphrase.Use(func(value []byte) (err error) {
-		key, err = h.Unlock(ctx, value)
-		return err
+		return opens(ctx, h, passphrase)
 	})
-	key.Wipe()
 	return h, err
 }
 

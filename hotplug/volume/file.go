@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -26,7 +27,7 @@ type file struct {
 }
 
 // begin makes an empty file that only this process's user can open.
-func begin(path string, mode fs.FileMode) (*file, error) {
+func begin(path string, mode fs.FileMode) (newFile, error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".luksplug-*")
 	if err != nil {
 		return nil, err
@@ -34,27 +35,27 @@ func begin(path string, mode fs.FileMode) (*file, error) {
 	return &file{path: path, temporary: f.Name(), mode: mode}, f.Close()
 }
 
-// change opens the file, and syncs it after f.
-func (f *file) change(do func(*os.File) error) (err error) {
+// write implements [newFile].
+func (f *file) write(do func(growing) error) (err error) {
 	opened, err := os.OpenFile(f.temporary, os.O_RDWR|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, opened.Close()) }()
-	if err := do(opened); err != nil {
+	if err := do(durable{opened}); err != nil {
 		return err
 	}
-	return opened.Sync()
+	return durable{opened}.Sync()
 }
 
-// fill writes the beginning of a file of size bytes.
-func (f *file) fill(beginning []byte, size int64) error {
-	return f.change(func(opened *os.File) error {
-		if _, err := opened.WriteAt(beginning, 0); err != nil {
-			return err
-		}
-		return opened.Truncate(size)
-	})
+// read implements [newFile].
+func (f *file) read(do func(io.ReaderAt) error) error {
+	opened, err := os.OpenFile(f.temporary, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer fsutil.CloseRead(opened)
+	return do(opened)
 }
 
 // qcow2 makes a qcow2 image of size bytes. With a LUKS header the image is encrypted: qemu-img reserves the place with a
@@ -81,9 +82,9 @@ func (f *file) qcow2(ctx context.Context, size int64, header []byte) error {
 	case err != nil:
 		return fmt.Errorf("qemu-img create: %w: %s", err, strings.TrimSpace(complaint.String()))
 	case header == nil:
-		return f.change(func(*os.File) error { return nil })
+		return f.write(func(growing) error { return nil })
 	}
-	return f.change(func(opened *os.File) error {
+	return f.write(func(opened growing) error {
 		q, err := image.ReadQcow2(opened)
 		if err != nil {
 			return err

@@ -1,0 +1,69 @@
+package volume
+
+import (
+	"context"
+	"io"
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/luksplug/luksplug/secrets/luks"
+)
+
+// durable is a file or block device as a [luks.Storage]: after Sync, reads are those of the storage.
+type durable struct{ *os.File }
+
+// Sync stores what was written, and drops it from the kernel's cache.
+func (d durable) Sync() error {
+	if err := d.File.Sync(); err != nil {
+		return err
+	}
+	_ = unix.Fadvise(int(d.Fd()), 0, 0, unix.FADV_DONTNEED) // a file system may not support it
+	return nil
+}
+
+// part is a storage from an offset on.
+type part struct {
+	luks.Storage
+	offset int64
+}
+
+// ReadAt implements io.ReaderAt.
+func (p part) ReadAt(b []byte, off int64) (int, error) { return p.Storage.ReadAt(b, p.offset+off) }
+
+// WriteAt implements io.WriterAt.
+func (p part) WriteAt(b []byte, off int64) (int, error) { return p.Storage.WriteAt(b, p.offset+off) }
+
+// newFile is a file that is being made: a [file], or one of a test in which the host loses power.
+type newFile interface {
+	// write calls do with the file, and stores what that has changed.
+	write(do func(growing) error) error
+	// read calls do with the file.
+	read(do func(io.ReaderAt) error) error
+	// qcow2 makes it a qcow2 image, see [file.qcow2].
+	qcow2(ctx context.Context, size int64, header []byte) error
+	// publish gives the file its name.
+	publish() error
+	// remove removes the file, and returns what it could not remove.
+	remove() []string
+}
+
+// growing is a storage with a size.
+type growing interface {
+	luks.Storage
+	Truncate(size int64) error
+}
+
+// beginning begins a new file, as [begin] does.
+type beginning func(path string, mode fs.FileMode) (newFile, error)
+
+// fill writes the beginning of a new file of size bytes.
+func fill(f newFile, beginning []byte, size int64) error {
+	return f.write(func(g growing) error {
+		if _, err := g.WriteAt(beginning, 0); err != nil {
+			return err
+		}
+		return g.Truncate(size)
+	})
+}
