@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/volume"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/luks"
@@ -47,29 +48,19 @@ removed.`,
 }
 
 func runHeaderBackup(ctx context.Context, a *app, f headerFlags, name, to string) error {
-	ctx, cancel := a.bounded(ctx)
-	defer cancel()
-	path, header, err := f.volume(ctx, a, name)
-	if err != nil {
-		return err
-	}
-	passphrase, err := f.passphrase(ctx, a, path)
-	if err != nil {
-		return err
-	}
-	if passphrase == nil {
-		if err := a.note("no key store has a secret with this volume's path as usage, so the copy is not opened: name one with --secret, or give --passphrase-file"); err != nil {
+	return f.with(ctx, a, name, func(ctx context.Context, v headerVolume) error {
+		if v.passphrase == nil {
+			if err := a.note("no key store has a secret with this volume's path as usage, so the copy is not opened: name one with --secret, or give --passphrase-file"); err != nil {
+				return err
+			}
+		}
+		h, err := volume.BackupHeader(ctx, v.path, v.header, absolute(to), v.passphrase)
+		if err != nil {
 			return err
 		}
-	} else {
-		defer passphrase.Wipe()
-	}
-	h, err := volume.BackupHeader(ctx, path, header, absolute(to), passphrase)
-	if err != nil {
-		return err
-	}
-	return a.show(fmt.Sprintf("header of %s copied to %s: %s, UUID %s\n", path, to, h, h.UUID),
-		headerJSON{File: to, UUID: h.UUID, LUKS: h.Version, Opened: passphrase != nil})
+		return a.show(fmt.Sprintf("header of %s copied to %s: %s, UUID %s\n", v.path, to, h, h.UUID),
+			headerJSON{File: to, UUID: h.UUID, LUKS: h.Version, Opened: v.passphrase != nil})
+	})
 }
 
 func newHeaderRestore(a *app) *cobra.Command {
@@ -96,34 +87,19 @@ VOLUME is as for 'volume info'. To look at the data before, attach the volume wi
 }
 
 func runHeaderRestore(ctx context.Context, a *app, f headerFlags, name, from string) error {
-	ctx, cancel := a.bounded(ctx)
-	defer cancel()
-	r := volume.Restoring{Backup: absolute(from)}
-	var err error
-	if r.Path, r.Header, err = f.volume(ctx, a, name); err != nil {
-		return err
-	}
-	if r.Attached, err = a.uses(); err != nil {
-		return err
-	}
-	if r.Passphrase, err = f.passphrase(ctx, a, r.Path); err != nil {
-		return err
-	}
-	if r.Passphrase == nil {
-		return &usageError{errors.New("no key store has a secret with this volume's path as usage: name the secret that opens the backup with --secret, or give --passphrase-file")}
-	}
-	defer r.Passphrase.Wipe()
-	out, err := volume.RestoreHeader(ctx, r)
-	if err != nil {
-		return err
-	}
-	if out.Match == luks.MatchUnknown {
-		if err := a.note("nothing was left of the old header that shows whether the backup is of this volume: look at its data before the guest writes to it"); err != nil {
+	return f.withUnused(ctx, a, name, func(ctx context.Context, v headerVolume) error {
+		out, err := volume.RestoreHeader(ctx, volume.Restoring{Path: v.path, Header: v.header, Backup: absolute(from), Passphrase: v.passphrase, Attached: v.attached})
+		if err != nil {
 			return err
 		}
-	}
-	return a.show(fmt.Sprintf("header of %s restored: %s, UUID %s; what was there is in %s\n", r.Path, out.LUKS, out.LUKS.UUID, out.Replaced),
-		headerJSON{File: from, UUID: out.LUKS.UUID, LUKS: out.LUKS.Version, Opened: true, Replaced: out.Replaced, Match: string(out.Match)})
+		if out.Match == luks.MatchUnknown {
+			if err := a.note("nothing was left of the old header that shows whether the backup is of this volume: look at its data before the guest writes to it"); err != nil {
+				return err
+			}
+		}
+		return a.show(fmt.Sprintf("header of %s restored: %s, UUID %s; what was there is in %s\n", v.path, out.LUKS, out.LUKS.UUID, out.Replaced),
+			headerJSON{File: from, UUID: out.LUKS.UUID, LUKS: out.LUKS.Version, Opened: true, Replaced: out.Replaced, Match: string(out.Match)})
+	})
 }
 
 // headerJSON is the result for a header in JSON.
@@ -134,6 +110,44 @@ type headerJSON struct {
 	Opened   bool   `json:"opened"` // by a passphrase
 	Replaced string `json:"replaced,omitempty"`
 	Match    string `json:"match,omitempty"` // of what was there with the backup
+}
+
+// headerVolume is the volume on whose header a command works.
+type headerVolume struct {
+	path, header string
+	passphrase   *secrets.Secret // nil if none is known
+	attached     []hotplug.Use   // on this host
+}
+
+// with calls do with the volume that an argument names, within the time limit of a command. The passphrase is wiped after it.
+func (f headerFlags) with(ctx context.Context, a *app, name string, do func(context.Context, headerVolume) error) error {
+	ctx, cancel := a.bounded(ctx)
+	defer cancel()
+	var v headerVolume
+	var err error
+	if v.path, v.header, err = f.volume(ctx, a, name); err != nil {
+		return err
+	}
+	if v.passphrase, err = f.passphrase(ctx, a, v.path); err != nil {
+		return err
+	}
+	if v.passphrase != nil {
+		defer v.passphrase.Wipe()
+	}
+	return do(ctx, v)
+}
+
+// withUnused is with for a command that changes the header: no VM may have the volume, and a passphrase has to open it.
+func (f headerFlags) withUnused(ctx context.Context, a *app, name string, do func(context.Context, headerVolume) error) error {
+	return f.with(ctx, a, name, func(ctx context.Context, v headerVolume) (err error) {
+		if v.passphrase == nil {
+			return &usageError{errors.New("no key store has a secret with this volume's path as usage: name the secret that opens the header with --secret, or give --passphrase-file")}
+		}
+		if v.attached, err = a.uses(); err != nil {
+			return err
+		}
+		return do(ctx, v)
+	})
 }
 
 // volume returns the image and the header of the volume that an argument names.
