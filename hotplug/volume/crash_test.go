@@ -130,12 +130,7 @@ func beginOn(host *crashdisk.Host, sizes map[string]int64) beginning {
 	}
 }
 
-func (f *crashFile) write(do func(growing) error) error {
-	if err := do(f); err != nil {
-		return err
-	}
-	return f.Sync()
-}
+func (f *crashFile) write(do func(growing) error) error { return do(f) }
 
 func (f *crashFile) ReadAt(b []byte, off int64) (int, error)  { return f.disk.ReadAt(b, off) }
 func (f *crashFile) WriteAt(b []byte, off int64) (int, error) { return f.disk.WriteAt(b, off) }
@@ -317,5 +312,64 @@ func (v *crashVolume) restore(t *testing.T, image []byte) {
 	must.Get(RestoreHeader(t.Context(), Restoring{Path: path, Backup: backup, Passphrase: v.passphrase}))(t)
 	if !bytes.Equal(must.Get(os.ReadFile(path))(t), v.image) {
 		t.Error("another header is restored")
+	}
+}
+
+// keeper is a key store on a host that loses power: a value is recorded when it is stored.
+type keeper struct {
+	secrets.Keeper
+	host  *crashdisk.Host
+	value []byte
+}
+
+func (k *keeper) Set(_ context.Context, _ secrets.Reference, value *secrets.Secret) error {
+	return value.Use(func(b []byte) error {
+		k.value = bytes.Clone(b)
+		k.host.Record("secret")
+		return nil
+	})
+}
+
+// TestCrashCreate: at each moment of making a volume no file has its name, or the passphrase in the key store opens it.
+func TestCrashCreate(t *testing.T) {
+	t.Parallel()
+	for name, r := range map[string]Request{
+		"LUKS1":          {Path: "/volumes/image"},
+		"LUKS1 detached": {Path: "/volumes/image", Header: "/volumes/header"},
+		"LUKS2":          {Path: "/volumes/image", LUKS: luks.Format{Version: 2}},
+		"LUKS2 detached": {Path: "/volumes/image", Header: "/volumes/header", LUKS: luks.Format{Version: 2}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r.Size, r.LUKS.KeyBytes = 8*crashdisk.SectorSize, 32
+			r := must.Get(r.complete())(t)
+			host := crashdisk.New()
+			sizes, file := map[string]int64{r.Path: r.LUKS.PayloadOffset + r.Size}, r.Path
+			if r.Header != "" {
+				file, sizes[r.Header] = r.Header, must.Get(r.LUKS.HeaderSize())(t)
+			}
+			store := &keeper{host: host}
+			c := &creation{Request: r, begin: beginOn(host, sizes)}
+			made := must.Get(c.run(t.Context(), func(context.Context, secrets.Document) (secrets.Keeper, error) { return store, nil }))(t)
+			passphrase := secrets.New(store.value)
+			defer passphrase.Wipe()
+			v := &crashVolume{header: made.LUKS, passphrase: passphrase, opened: map[uint64]bool{}, seed: maphash.MakeSeed()}
+			v.key = must.Use(t, must.Get(made.LUKS.Unlock(t.Context(), must.Use(t, passphrase)))(t))
+			n, named, lost := 0, 0, 0
+			for s := range host.States(4, states(400)) {
+				n++
+				has := func(record string) bool { return slices.Contains(s.Records, any(record)) }
+				if !has(r.Path) && (r.Header == "" || !has(r.Header)) {
+					continue
+				}
+				if named++; !has("secret") || !has(file) || !v.opens(t.Context(), s.Disk(file)) {
+					lost++
+				}
+			}
+			if lost > 0 || named == 0 {
+				t.Errorf("of %d states, %d have a named file, and the volume is lost in %d", n, named, lost)
+			}
+			t.Logf("%d states, %d with a name, %d lost", n, named, lost)
+		})
 	}
 }

@@ -42,10 +42,7 @@ func (f *file) write(do func(growing) error) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, opened.Close()) }()
-	if err := do(durable{opened}); err != nil {
-		return err
-	}
-	return durable{opened}.Sync()
+	return do(durable{opened})
 }
 
 // read implements [newFile].
@@ -82,7 +79,7 @@ func (f *file) qcow2(ctx context.Context, size int64, header []byte) error {
 	case err != nil:
 		return fmt.Errorf("qemu-img create: %w: %s", err, strings.TrimSpace(complaint.String()))
 	case header == nil:
-		return f.write(func(growing) error { return nil })
+		return f.write(func(opened growing) error { return opened.Sync() })
 	}
 	return f.write(func(opened growing) error {
 		q, err := image.ReadQcow2(opened)
@@ -92,8 +89,10 @@ func (f *file) qcow2(ctx context.Context, size int64, header []byte) error {
 		if q.LUKS == nil || q.LUKSLength < int64(len(header)) {
 			return fmt.Errorf("qemu-img has left no place for a LUKS header of %d bytes", len(header))
 		}
-		_, err = opened.WriteAt(header, q.LUKSOffset)
-		return err
+		if _, err = opened.WriteAt(header, q.LUKSOffset); err != nil {
+			return err
+		}
+		return opened.Sync()
 	})
 }
 

@@ -37,7 +37,7 @@ func (p part) WriteAt(b []byte, off int64) (int, error) { return p.Storage.Write
 
 // newFile is a file that is being made: a [file], or one of a test in which the host loses power.
 type newFile interface {
-	// write calls do with the file, and stores what that has changed.
+	// write calls do with the file, to change it.
 	write(do func(growing) error) error
 	// read calls do with the file.
 	read(do func(io.ReaderAt) error) error
@@ -58,12 +58,15 @@ type growing interface {
 // beginning begins a new file, as [begin] does.
 type beginning func(path string, mode fs.FileMode) (newFile, error)
 
-// fill writes the beginning of a new file of size bytes.
+// fill writes the beginning of a new file of size bytes, and stores it.
 func fill(f newFile, beginning []byte, size int64) error {
 	return f.write(func(g growing) error {
 		if _, err := g.WriteAt(beginning, 0); err != nil {
 			return err
 		}
-		return g.Truncate(size)
+		if err := g.Truncate(size); err != nil {
+			return err
+		}
+		return g.Sync()
 	})
 }
