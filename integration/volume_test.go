@@ -88,3 +88,46 @@ func TestVolumeInLibvirt(t *testing.T) {
 		}
 	}
 }
+
+// TestMoveHeader: a guest finds its data after the header was moved out of the image, and after it was moved back.
+func TestMoveHeader(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	q := booted(ctx, t, peer.Options{RootPorts: 2})
+	before := stateOf(ctx, t, q)
+	for name, flags := range map[string][]string{"LUKS1": nil, "LUKS2": {"--luks2"}} {
+		t.Run(name, func(t *testing.T) {
+			dir := shortDir(t, "")
+			_, store := volumeStore(t)
+			image, header := filepath.Join(dir, "image"), filepath.Join(dir, "header")
+			command := func(args ...string) result {
+				t.Helper()
+				return run(ctx, t, exec.CommandContext(ctx, luksplug, append([]string{"--keystore", store, "volume"}, args...)...))
+			}
+			xml := command(append([]string{"create", "vm1-vdb", "--size", "8M", "--path", image}, flags...)...).want(t, 0).stdout
+			inside := writeFile(t, "inside.xml", xml)
+			detached := writeFile(t, "detached.xml", strings.Replace(xml, "</encryption>", "<header type='file'><source file='"+header+"'/></header></encryption>", 1))
+			pattern := []byte("what the guest writes to " + name)
+			attached := func(disk string, use func(dev string)) {
+				t.Helper()
+				tool(ctx, t, q.Socket, "--keystore", store, "attach", disk).want(t, 0)
+				use(guestDisk(ctx, t, q, "vm1-vdb"))
+				if r := command("detach-header", image, header+".other"); r.code != 5 || !strings.Contains(r.stderr, "a VM uses the volume") {
+					t.Errorf("of an attached volume: exit code %d, %s", r.code, r.stderr)
+				}
+				tool(ctx, t, q.Socket, "detach", "vdb").want(t, 0)
+				wantSame(ctx, t, q, before)
+			}
+			reads := func(dev string) {
+				if got := must.Get(q.Guest().ReadHash(ctx, dev, 7, 1))(t); got != peer.HashOf(peer.Pattern(pattern)) {
+					t.Error("the guest reads other data than it wrote")
+				}
+			}
+			attached(inside, func(dev string) { must.OK(t, q.Guest().WritePattern(ctx, dev, 7, 1, pattern)) })
+			command("detach-header", "--wipe", image, header).want(t, 0)
+			attached(detached, reads)
+			command("attach-header", "--remove", detached).want(t, 0)
+			attached(inside, reads)
+		})
+	}
+}
