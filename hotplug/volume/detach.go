@@ -75,13 +75,12 @@ func (d Detaching) detach(ctx context.Context) (*Detached, error) {
 	if err := unattached(d.Attached, d.Path, d.To); err != nil {
 		return nil, err
 	}
-	var m detachment
-	switch _, err := os.Lstat(d.To); {
-	case errors.Is(err, fs.ErrNotExist):
-		m.copy, err = true, nil
-	case err != nil:
+	_, err := os.Lstat(d.To)
+	m := detachment{copy: errors.Is(err, fs.ErrNotExist)}
+	switch {
+	case err != nil && !m.copy:
 		return nil, err
-	case !d.Wipe:
+	case err == nil && !d.Wipe:
 		return nil, fmt.Errorf("%s %w", d.To, ErrExists)
 	}
 	p, err := d.find(ctx, &m)

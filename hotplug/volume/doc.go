@@ -18,4 +18,9 @@
 //
 // Headers are written by package secrets/luks, in this process; qemu-img makes qcow2 images, and learns a one-time
 // passphrase only.
+//
+// # Headers of volumes that exist
+//
+// [BackupHeader] and [RestoreHeader] copy a header and write it back. [DetachHeader] and [AttachHeader] move it out of its
+// image into a file of its own and back. Their writes are ordered so that the same call finishes after a crash.
 package volume

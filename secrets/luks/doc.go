@@ -70,6 +70,12 @@
 // the header goes and when. [Format.MinimumCost] is the derivation for a random passphrase;
 // [Format.Cost] measures one for a passphrase that a person has chosen.
 //
+// # A header in its place
+//
+// [Header.Write] and [Header.Wipe] change a header in a [Storage] in an order in which a
+// loss of power leaves it recognisable, by [Backup.Compare] and [Header.Leftover]. They
+// only need the header's layout, not its key.
+//
 // # Key material in memory
 //
 // Long-lived keys are in [secrets.Secret] memory. Slot keys, stripes, key schedules
