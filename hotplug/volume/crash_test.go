@@ -22,7 +22,7 @@ import (
 // states returns how many states after a crash a test examines, short of them in make test.
 func states(short int) int {
 	if os.Getenv("LUKSPLUG_LONG") != "" {
-		return 20000
+		return 24000 // more than 20,000 come of it
 	}
 	return short
 }
@@ -38,6 +38,7 @@ type crashVolume struct {
 	key    []byte
 	opened map[uint64]bool // by what is read for it
 	seed   maphash.Seed
+	read   [160 << 10]byte
 }
 
 const crashPassphrase = "the passphrase"
@@ -82,7 +83,7 @@ func (v *crashVolume) in(place []byte) []byte {
 
 // opens reports whether the passphrase opens the header at the beginning of r, with the right volume key.
 func (v *crashVolume) opens(ctx context.Context, r io.ReaderAt) bool {
-	b := make([]byte, 160<<10) // the metadata and the key material of slot 0
+	b := v.read[:] // the metadata and the key material of slot 0
 	n, err := r.ReadAt(b, 0)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return false
@@ -161,10 +162,9 @@ func (m memory) ReadAt(b []byte, off int64) (int, error)  { return bytes.NewRead
 func (m memory) WriteAt(b []byte, off int64) (int, error) { return copy(m[off:], b), nil }
 func (m memory) Sync() error                              { return nil }
 
-// readState returns the first n bytes of a disk after a crash.
-func readState(t *testing.T, s crashdisk.State, disk string, n int64) []byte {
+// readState fills b with the first bytes of a disk after a crash, and returns it.
+func readState(t *testing.T, s crashdisk.State, disk string, b []byte) []byte {
 	t.Helper()
-	b := make([]byte, n)
 	must.Get(s.Disk(disk).ReadAt(b, 0))(t)
 	return b
 }
@@ -183,6 +183,7 @@ func TestCrashDetach(t *testing.T) {
 			move := detachment{header: v.header, content: v.content(), copy: true, wipe: true, to: file, begin: beginOn(host, map[string]int64{file: v.length()})}
 			must.OK(t, move.run(image))
 			n, lost, stuck := 0, 0, 0
+			header, b := v.content(), make([]byte, v.length())
 			for s := range host.States(1, states(1500)) {
 				n++
 				published := len(s.Records) > 0
@@ -192,8 +193,7 @@ func TestCrashDetach(t *testing.T) {
 				if !published {
 					continue // the next run begins again
 				}
-				there := readState(t, s, "image", v.length())
-				if v.header.Leftover(v.content(), there) == luks.LeftOther {
+				if v.header.Leftover(header, readState(t, s, "image", b)) == luks.LeftOther {
 					stuck++
 				} else if n%50 == 0 {
 					again := memory(s.Bytes("image"))
@@ -230,6 +230,7 @@ func TestCrashAttach(t *testing.T) {
 					return nil
 				}))
 				n, lost, stuck := 0, 0, 0
+				header, b := v.content(), make([]byte, v.length())
 				for s := range host.States(2, states(500)) {
 					n++
 					inside, detached := v.opens(t.Context(), s.Disk("image")), len(s.Records) == 0 && v.opens(t.Context(), s.Disk("file"))
@@ -237,10 +238,10 @@ func TestCrashAttach(t *testing.T) {
 						lost++
 					}
 					if detached {
-						if _, err := (Attaching{}).replaces(t.Context(), v.content(), readState(t, s, "image", v.length())); err != nil {
+						if _, err := (Attaching{}).replaces(t.Context(), header, readState(t, s, "image", b)); err != nil {
 							stuck++
 						}
-					} else if v.header.Leftover(v.content(), readState(t, s, "file", v.length())) == luks.LeftOther {
+					} else if v.header.Leftover(header, readState(t, s, "file", b)) == luks.LeftOther {
 						stuck++
 					}
 				}
