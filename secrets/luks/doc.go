@@ -1,5 +1,6 @@
 // Package luks reads and unlocks the headers of LUKS volumes as used by QEMU,
-// cryptsetup and the kernel, and writes those of new volumes and ephemeral ones.
+// cryptsetup and the kernel, writes those of new volumes and ephemeral ones, and changes
+// their key slots.
 //
 // A LUKS volume is a header and a payload. The payload usually follows the header;
 // if it is in another file, the header is called detached. The header describes the
@@ -75,6 +76,13 @@
 // [Header.Write] and [Header.Wipe] change a header in a [Storage] in an order in which a
 // loss of power leaves it recognisable, by [Backup.Compare] and [Header.Leftover]. They
 // only need the header's layout, not its key.
+//
+// # Key slots
+//
+// [AddSlot] puts the volume key of a header into a spare key slot, and [WipeSlot] removes one
+// after another one was opened. Both work on a [Storage], and survive a crash at any write,
+// torn at sectors and reordered between two syncs; [FinishWipes] finishes what it has
+// interrupted.
 //
 // # Key material in memory
 //
