@@ -80,48 +80,49 @@ func (v *volume) like(key *VolumeKey) slot {
 }
 
 // AddSlot puts the volume key into a spare key slot of the header in s, opened by passphrase after a derivation with
-// cost, whose salt is made here; LUKS1 has PBKDF2 with the hash of the header only. It returns the number of the slot.
+// cost, whose salt is made here; LUKS1 has PBKDF2 with the hash of the header only. It returns the volume key as the new
+// slot has it, read back from s and opened with passphrase. The caller wipes it.
 //
 // It survives a crash at any moment, also if sectors of 512 bytes are stored or lost in any order between two calls of
 // s.Sync: the other key slots stay as they are, and the new one is in use only when its key material is stored. LUKS1
 // (LUKS On-Disk Format Specification 1.2.3, section 4.1): key material, then iterations and salt, then the state. LUKS2
 // (LUKS2 On-Disk Format Specification 1.1, section 2.3): key material, then one copy of the metadata, then the other,
-// after the copies are made equal; what this package does not know of the metadata is kept. In the end the passphrase
-// opens the slot as it is read from s, or the slot is wiped again.
+// after the copies are made equal; what this package does not know of the metadata is kept. If
+// the passphrase does not open the slot in the end, it is wiped again.
 //
 // The errors wrap [ErrNoSpareSlot], [ErrOtherKey], [ErrNotStored], [ErrUnsupported], those of [ReadHeader], or are those
 // of s, or that of ctx, which bounds the first derivation: once AddSlot has begun to write, it finishes. The caller keeps
 // others from changing the header meanwhile.
-func AddSlot(ctx context.Context, s Storage, key *VolumeKey, passphrase *secrets.Secret, cost KDF) (int, error) {
-	n, err := addSlot(ctx, s, key, passphrase, cost)
+func AddSlot(ctx context.Context, s Storage, key *VolumeKey, passphrase *secrets.Secret, cost KDF) (*VolumeKey, error) {
+	added, err := addSlot(ctx, s, key, passphrase, cost)
 	if err != nil {
-		return 0, fmt.Errorf("add a key slot: %w", err)
+		return nil, fmt.Errorf("add a key slot: %w", err)
 	}
-	return n, nil
+	return added, nil
 }
 
-func addSlot(ctx context.Context, s Storage, key *VolumeKey, passphrase *secrets.Secret, cost KDF) (int, error) {
+func addSlot(ctx context.Context, s Storage, key *VolumeKey, passphrase *secrets.Secret, cost KDF) (*VolumeKey, error) {
 	h, v, err := opened(ctx, s, key)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	p, err := h.spare(v, key)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	cost.Salt = randomBytes(slotSaltBytes)
 	if p.kdf, err = cost.kdf(); err == nil {
 		err = (Unlocker{}).affordable(p.slot)
 	}
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	if h.LUKS1 != nil && (cost.Type != typePBKDF2 || cost.Hash != h.LUKS1.Hash) {
-		return 0, fmt.Errorf("%w: a LUKS1 header derives by PBKDF2 with its own hash, %s", ErrUnsupported, h.LUKS1.Hash)
+		return nil, fmt.Errorf("%w: a LUKS1 header derives by PBKDF2 with its own hash, %s", ErrUnsupported, h.LUKS1.Hash)
 	}
 	material, err := p.material(ctx, key, passphrase)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer clear(material)
 	if h.LUKS1 != nil {
@@ -130,13 +131,13 @@ func addSlot(ctx context.Context, s Storage, key *VolumeKey, passphrase *secrets
 		err = writeLUKS2Key(s, h, p, material, cost)
 	}
 	if err != nil {
-		return 0, fmt.Errorf("key slot %d: %w", p.number, err)
+		return nil, fmt.Errorf("key slot %d: %w", p.number, err)
 	}
-	if err := opens(context.WithoutCancel(ctx), s, p.number, passphrase); err != nil {
-		// Nobody can rely on it.
-		return 0, errors.Join(fmt.Errorf("key slot %d: %w: it does not open: %w", p.number, ErrNotStored, err), eraseSlot(s, p.number))
+	added, err := opens(context.WithoutCancel(ctx), s, p.number, passphrase)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("key slot %d: %w: it does not open: %w", p.number, ErrNotStored, err), eraseSlot(s, p.number))
 	}
-	return p.number, nil
+	return added, nil
 }
 
 // opened reads the header in s, and checks that key is its volume key.
@@ -180,17 +181,17 @@ func (p place) material(ctx context.Context, key *VolumeKey, passphrase *secrets
 	return material, err
 }
 
-// opens returns an error unless passphrase opens the key slot as it is stored.
-func opens(ctx context.Context, s Storage, number int, passphrase *secrets.Secret) error {
+// opens returns the volume key that passphrase opens in the key slot as it is stored.
+func opens(ctx context.Context, s Storage, number int, passphrase *secrets.Secret) (key *VolumeKey, err error) {
 	h, err := ReadHeader(s)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return passphrase.Use(func(value []byte) error {
-		key, err := Unlocker{Slots: []int{number}}.Unlock(ctx, h, value)
-		key.Wipe()
+	err = passphrase.Use(func(value []byte) error {
+		key, err = Unlocker{Slots: []int{number}}.Unlock(ctx, h, value)
 		return err
 	})
+	return key, err
 }
 
 // WipeSlot takes a key slot out of use and overwrites its key material, which is read back, so that no passphrase opens it

@@ -45,7 +45,12 @@ func add(t *testing.T, path, opened, passphrase string) int {
 	h := open(t, path)
 	key := unlock(t, h, opened)
 	defer key.Wipe()
-	return must.Get(luks.AddSlot(t.Context(), writable(t, path), key, secret(t, passphrase), cheap(t, h)))(t)
+	added := must.Get(luks.AddSlot(t.Context(), writable(t, path), key, secret(t, passphrase), cheap(t, h)))(t)
+	defer added.Wipe()
+	if !bytes.Equal(must.Use(t, added), must.Use(t, key)) {
+		t.Error("it returns another volume key")
+	}
+	return added.Slot()
 }
 
 // wipe wipes a key slot, by the key that opened opens.
@@ -174,8 +179,8 @@ func TestEverySlotOfLUKS1(t *testing.T) {
 	wantOpens(t, path, want)
 	key := unlock(t, open(t, path), passphrase(0))
 	defer key.Wipe()
-	if n, err := luks.AddSlot(t.Context(), writable(t, path), key, secret(t, "x"), f.MinimumCost()); !errors.Is(err, luks.ErrNoSpareSlot) {
-		t.Errorf("a ninth key slot: %d, %v", n, err)
+	if err := added(t.Context(), writable(t, path), key, f.MinimumCost()); !errors.Is(err, luks.ErrNoSpareSlot) {
+		t.Errorf("a ninth key slot: %v", err)
 	}
 	if _, err := open(t, path).SpareSlot(); !errors.Is(err, luks.ErrNoSpareSlot) {
 		t.Errorf("a spare slot: %v", err)
@@ -345,6 +350,7 @@ func TestSlotRefusals(t *testing.T) {
 func added(ctx context.Context, s luks.Storage, key *luks.VolumeKey, cost luks.KDF) error {
 	passphrase := secrets.New([]byte("x"))
 	defer passphrase.Wipe()
-	_, err := luks.AddSlot(ctx, s, key, passphrase, cost)
+	k, err := luks.AddSlot(ctx, s, key, passphrase, cost)
+	k.Wipe()
 	return err
 }

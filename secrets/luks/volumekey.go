@@ -26,6 +26,9 @@ func (k *VolumeKey) Len() int { return k.key.Len() }
 // Slot returns the number of the key slot that the passphrase opened.
 func (k *VolumeKey) Slot() int { return k.slot }
 
+// VolumeUUID returns the UUID of the header that the key is from.
+func (k *VolumeKey) VolumeUUID() string { return k.volume.uuid }
+
 // Encryption returns the encryption of the payload in the notation of LUKS:
 // "aes-xts-plain64".
 func (k *VolumeKey) Encryption() string { return k.volume.encryption.String() }
