@@ -61,7 +61,9 @@ func exitCode(err error) int {
 	case is[*inUseError](err), errors.Is(err, secrets.ErrConflict), errors.Is(err, secrets.ErrPersistent), errors.Is(err, libvirtvm.ErrSecretInXML), errors.Is(err, errNotInMemory),
 		errors.Is(err, volume.ErrExists), errors.Is(err, volume.ErrNoVolume),
 		errors.Is(err, volume.ErrAttached), errors.Is(err, volume.ErrOtherVolume), errors.Is(err, volume.ErrPlace),
-		errors.Is(err, volume.ErrDetached), errors.Is(err, volume.ErrOccupied):
+		errors.Is(err, volume.ErrDetached), errors.Is(err, volume.ErrOccupied),
+		errors.Is(err, volume.ErrNoSpareSlot), errors.Is(err, volume.ErrLastPassphrase), errors.Is(err, volume.ErrSlotNotInUse), errors.Is(err, volume.ErrShared),
+		errors.Is(err, volume.ErrUnfinished), errors.Is(err, volume.ErrNotStaged), errors.Is(err, volume.ErrBusy):
 		return exitRefused
 	case is[*fsutil.WaitError](err): // the question for a passphrase was not answered
 		return exitFailed

@@ -12,6 +12,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/hotplug/libvirtvm"
+	"github.com/luksplug/luksplug/hotplug/volume"
 	"github.com/luksplug/luksplug/internal/dialing"
 	"github.com/luksplug/luksplug/internal/ending"
 	"github.com/luksplug/luksplug/internal/shell"
@@ -58,6 +59,11 @@ var causeHints = []struct {
 	{hotplug.ErrStall, "use --unlock external to open the disk without a stall, or --max-stall to allow a longer one"},
 	{hotplug.ErrMounted, "use --force to detach it all the same: the guest gets I/O errors and loses what it has not written"},
 	{hotplug.ErrNoNode, "list --all shows the VM's nodes; --node takes the name of one"},
+	{volume.ErrNoSpareSlot, "'luksplug volume passphrase remove' frees a key slot"},
+	{volume.ErrLastPassphrase, "name a passphrase that stays with --secret or --passphrase-file"},
+	{volume.ErrShared, "'luksplug volume passphrase change --all' changes every volume that uses a secret"},
+	{volume.ErrUnfinished, "run 'luksplug volume passphrase change' without --new-passphrase-file"},
+	{volume.ErrNotStaged, "use --phase stage first"},
 	{hotplug.ErrExternalWouldHelp, "--unlock external avoids that"},
 }
 

@@ -58,8 +58,10 @@ func readAll(in io.Reader, name string) ([]byte, error) {
 // when the descriptor is needed.
 func (a *app) inherit(cmd *cobra.Command) {
 	sources := []string{a.flags.passphrase}
-	if file := cmd.Flags().Lookup(valueFlag); file != nil {
-		sources = append(sources, file.Value.String())
+	for _, name := range []string{valueFlag, newPassphraseFlag, oldPassphraseFlag} {
+		if file := cmd.Flags().Lookup(name); file != nil {
+			sources = append(sources, file.Value.String())
+		}
 	}
 	// An argument can be a URI, too.
 	for _, uri := range append(cmd.Flags().Args(), a.flags.keystores...) {
