@@ -54,13 +54,18 @@ func registerDryRun(cmd *cobra.Command, dryRun *bool) {
 	cmd.Flags().BoolVar(dryRun, "dry-run", false, "show what would be done, and change nothing")
 }
 
+// checkInput refuses two passphrases from standard input.
+func (f *passphraseFlags) checkInput(a *app) error {
+	if f.file == "-" && a.flags.passphrase == "-" {
+		return &usageError{errors.New("--passphrase-file and --new-passphrase-file cannot both be standard input")}
+	}
+	return nil
+}
+
 // fresh returns the passphrase of --new-passphrase-file, nil if it is not given.
 func (f *passphraseFlags) fresh(ctx context.Context, a *app) (*secrets.Secret, error) {
-	switch {
-	case f.file == "":
+	if f.file == "" {
 		return nil, nil
-	case f.file == "-" && a.flags.passphrase == "-":
-		return nil, &usageError{errors.New("--passphrase-file and --new-passphrase-file cannot both be standard input")}
 	}
 	if in, ok := a.in.(*os.File); ok && f.file == "-" && isTerminal(in) {
 		return askTwice(ctx, in, "new passphrase")

@@ -33,6 +33,9 @@ changed.`,
 }
 
 func runPassphraseAdd(ctx context.Context, a *app, f passphraseFlags, name string) error {
+	if err := f.checkInput(a); err != nil {
+		return err
+	}
 	ctx, cancel := a.bounded(ctx)
 	defer cancel()
 	l, err := f.location(ctx, a, name)

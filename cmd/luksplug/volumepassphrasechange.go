@@ -82,7 +82,7 @@ func (o *changeOptions) check(a *app, volumes int) error {
 	case a.flags.passphrase != "" && o.file == "":
 		return &usageError{errors.New("with --passphrase-file, --new-passphrase-file is needed: a new passphrase that is kept nowhere would be lost")}
 	}
-	return nil
+	return o.checkInput(a)
 }
 
 func runPassphraseChange(ctx context.Context, a *app, o changeOptions, names []string) error {
