@@ -368,7 +368,7 @@ func (p headerPlace) replace(r replacement) error {
 		return err
 	}
 	defer fsutil.CloseRead(f) // synced
-	return r.write(part{durable{f}, p.offset})
+	return r.write(part{durable{f}, p.offset, p.length})
 }
 
 // write writes the header to s and reads it back, and writes the old bytes again if that fails. A [*LeftError] says that s

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"time"
@@ -58,7 +57,7 @@ func hold(ctx context.Context, l Location) (*held, error) {
 		release()
 		return nil, err
 	}
-	return &held{l, section{f, p.offset, p.length}, release}, nil
+	return &held{l, part{durable{f}, p.offset, p.length}, release}, nil
 }
 
 // openLocked opens a file or block device for changes, and locks it.
@@ -147,32 +146,4 @@ func lockFile(ctx context.Context, name string) (func(), error) {
 		}
 		fsutil.CloseRead(f)
 	}
-}
-
-// section is a part of a file or block device.
-type section struct {
-	f              *os.File
-	offset, length int64
-}
-
-// ReadAt implements [io.ReaderAt].
-func (s section) ReadAt(p []byte, off int64) (int, error) {
-	return io.NewSectionReader(s.f, s.offset, s.length).ReadAt(p, off)
-}
-
-// WriteAt implements [io.WriterAt]. The section does not grow.
-func (s section) WriteAt(p []byte, off int64) (int, error) {
-	if off < 0 || off > s.length || int64(len(p)) > s.length-off {
-		return 0, fmt.Errorf("%w: %d bytes at %d of a header of %d", io.ErrShortWrite, len(p), off, s.length)
-	}
-	return s.f.WriteAt(p, s.offset+off)
-}
-
-// Sync implements [luks.Storage]. What is read after it comes from the device, as far as the kernel can drop its pages.
-func (s section) Sync() error {
-	if err := s.f.Sync(); err != nil {
-		return err
-	}
-	_ = unix.Fadvise(int(s.f.Fd()), s.offset, s.length, unix.FADV_DONTNEED) // advice
-	return nil
 }

@@ -51,8 +51,8 @@ func phrase(t *testing.T, text string) *secrets.Secret {
 	return s
 }
 
-// opensBy returns the key slot that a passphrase opens, -1 if none.
-func opensBy(t *testing.T, l volume.Location, passphrase *secrets.Secret) int {
+// slotOf returns the key slot that a passphrase opens, -1 if none.
+func slotOf(t *testing.T, l volume.Location, passphrase *secrets.Secret) int {
 	t.Helper()
 	backup := filepath.Join(t.TempDir(), "header")
 	_, err := volume.BackupHeader(t.Context(), l.Path, l.Header, backup, nil)
@@ -102,7 +102,7 @@ func TestChangePassphrase(t *testing.T) {
 			}
 			onlySecret(t, s)
 			fresh := valueOf(t, s)
-			if opensBy(t, l, old) != -1 || opensBy(t, l, fresh) != 1 {
+			if slotOf(t, l, old) != -1 || slotOf(t, l, fresh) != 1 {
 				t.Error("the old passphrase opens it, or the new one does not")
 			}
 			if r.LUKS.Version != 2 {
@@ -126,26 +126,26 @@ func TestChangeOfAGivenPassphrase(t *testing.T) {
 		l, s := rawVolume(t, version)
 		old, fresh := valueOf(t, s), phrase(t, "chosen by a person")
 		c := volume.Change{Volumes: []volume.Location{l}, Old: old, New: fresh, Unlock: 20 * time.Millisecond, Phase: volume.PhaseCommit}
-		if _, err := volume.ChangePassphrase(t.Context(), c); !errors.Is(err, volume.ErrNotStaged) || opensBy(t, l, old) != 0 {
+		if _, err := volume.ChangePassphrase(t.Context(), c); !errors.Is(err, volume.ErrNotStaged) || slotOf(t, l, old) != 0 {
 			t.Errorf("a commit before: %v", err)
 		}
 		for again := range 2 {
 			c.Phase = volume.PhaseStage
 			out := must.Get(volume.ChangePassphrase(t.Context(), c))(t)
-			if v := out.Volumes[0]; v.Slot != 1 || v.Added != (again == 0) || len(v.Wiped) > 0 || opensBy(t, l, old) != 0 || opensBy(t, l, fresh) != 1 {
+			if v := out.Volumes[0]; v.Slot != 1 || v.Added != (again == 0) || len(v.Wiped) > 0 || slotOf(t, l, old) != 0 || slotOf(t, l, fresh) != 1 {
 				t.Errorf("staged: %+v", out)
 			}
 		}
 		for again := range 2 {
 			c.Phase = volume.PhaseCommit
 			out := must.Get(volume.ChangePassphrase(t.Context(), c))(t)
-			if v := out.Volumes[0]; v.Slot != 1 || v.Added || len(v.Wiped) != 1-again || opensBy(t, l, old) != -1 || opensBy(t, l, fresh) != 1 {
+			if v := out.Volumes[0]; v.Slot != 1 || v.Added || len(v.Wiped) != 1-again || slotOf(t, l, old) != -1 || slotOf(t, l, fresh) != 1 {
 				t.Errorf("committed: %+v", out)
 			}
 		}
 		c.Phase, c.Old, c.New = volume.PhaseAll, fresh, old
 		must.Get(volume.ChangePassphrase(t.Context(), c))(t)
-		if opensBy(t, l, old) != 0 || opensBy(t, l, fresh) != -1 {
+		if slotOf(t, l, old) != 0 || slotOf(t, l, fresh) != -1 {
 			t.Error("not changed back")
 		}
 	}
@@ -184,17 +184,17 @@ func TestChangeOfASharedSecret(t *testing.T) {
 	}
 	// One that cannot be changed: nothing is.
 	_, err = volume.ChangePassphrase(t.Context(), volume.Change{Volumes: append(slices.Clone(all), volume.Location{Path: filepath.Join(pool, "foreign")}), Stored: s})
-	if !errors.Is(err, volume.ErrWrongPassphrase) || !strings.Contains(err.Error(), "foreign") || opensBy(t, all[0], phrase(t, "x")) != -1 {
+	if !errors.Is(err, volume.ErrWrongPassphrase) || !strings.Contains(err.Error(), "foreign") || slotOf(t, all[0], phrase(t, "x")) != -1 {
 		t.Errorf("another volume: %v", err)
 	}
 	onlySecret(t, s)
 	for _, l := range all {
-		if opensBy(t, l, old) != 0 || len(must.Get(volume.Inspect(t.Context(), l.Path, l.Header, nil))(t).Slots) != 1 {
+		if slotOf(t, l, old) != 0 || len(must.Get(volume.Inspect(t.Context(), l.Path, l.Header, nil))(t).Slots) != 1 {
 			t.Errorf("%v was changed", l)
 		}
 	}
 	staged := must.Get(volume.ChangePassphrase(t.Context(), volume.Change{Volumes: all[:2], Stored: s, Phase: volume.PhaseStage}))(t)
-	if staged.Replaced || opensBy(t, all[0], old) != 0 || opensBy(t, all[1], old) != 0 {
+	if staged.Replaced || slotOf(t, all[0], old) != 0 || slotOf(t, all[1], old) != 0 {
 		t.Errorf("staged: %+v", staged)
 	}
 	if _, err := volume.ChangePassphrase(t.Context(), volume.Change{Volumes: all, Stored: s, New: phrase(t, "another")}); !errors.Is(err, volume.ErrUnfinished) {
@@ -206,7 +206,7 @@ func TestChangeOfASharedSecret(t *testing.T) {
 	}
 	fresh := valueOf(t, s)
 	for _, l := range all {
-		if opensBy(t, l, old) != -1 || opensBy(t, l, fresh) != 1 {
+		if slotOf(t, l, old) != -1 || slotOf(t, l, fresh) != 1 {
 			t.Errorf("%v was not changed", l)
 		}
 	}
@@ -258,7 +258,7 @@ func TestChangeRefused(t *testing.T) {
 	}
 	onlySecret(t, s)
 	onlySecret(t, fullSecret)
-	if opensBy(t, l, old) != 0 || opensBy(t, full, known) != 0 {
+	if slotOf(t, l, old) != 0 || slotOf(t, full, known) != 0 {
 		t.Error("it was changed")
 	}
 }
@@ -277,7 +277,7 @@ func TestAddAndRemovePassphrase(t *testing.T) {
 		a.DryRun = false
 		out := must.Get(volume.AddPassphrase(t.Context(), a, keys))(t)
 		escrow := valueOf(t, out.Stored)
-		if out.Slot != 1 || out.Stored.Document.Description != "escrow" || opensBy(t, l, escrow) != 1 {
+		if out.Slot != 1 || out.Stored.Document.Description != "escrow" || slotOf(t, l, escrow) != 1 {
 			t.Errorf("%+v", out)
 		}
 		a.New = escrow
@@ -325,14 +325,14 @@ func removals(t *testing.T, l volume.Location, known *secrets.Secret, own, other
 		t.Errorf("a dry run: %+v", out)
 	}
 	escrow := valueOf(t, other)
-	if opensBy(t, l, escrow) != 1 {
+	if slotOf(t, l, escrow) != 1 {
 		t.Error("it was removed")
 	}
 	r.DryRun = false
 	if out := must.Get(volume.RemovePassphrase(t.Context(), r))(t); !slices.Equal(out.Slots, []int{1}) || out.Kept != 0 || !out.Secret {
 		t.Errorf("%+v", out)
 	}
-	if opensBy(t, l, escrow) != -1 || opensBy(t, l, known) != 0 {
+	if slotOf(t, l, escrow) != -1 || slotOf(t, l, known) != 0 {
 		t.Error("not removed")
 	}
 	// A secret that opens nothing may be that of another volume.

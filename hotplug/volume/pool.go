@@ -96,7 +96,7 @@ func anyOpens(ctx context.Context, l Location, passphrases []*secrets.Secret) (b
 		return false, err
 	}
 	defer fsutil.CloseRead(content)
-	h := &held{Storage: section{content, p.offset, p.length}}
+	h := &held{Storage: part{durable{content}, p.offset, p.length}}
 	for _, passphrase := range passphrases {
 		key, err := h.tryUnlock(ctx, passphrase)
 		if errors.Is(err, luks.ErrUnsupported) || errors.Is(err, luks.ErrDamaged) {

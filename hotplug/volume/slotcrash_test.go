@@ -108,7 +108,7 @@ type crashTest struct {
 	opened map[[sha256.Size]byte]map[string]bool
 }
 
-const crashPassphrase = "the first passphrase"
+const slotPassphrase = "the first passphrase"
 
 // newCrashTest returns a volume with one passphrase, and with a second one if that is not "".
 func newCrashTest(t *testing.T, version int, second string) *crashTest {
@@ -119,12 +119,12 @@ func newCrashTest(t *testing.T, version int, second string) *crashTest {
 	}
 	key := must.Get(f.NewKey())(t)
 	defer key.Wipe()
-	first := secrets.New([]byte(crashPassphrase))
+	first := secrets.New([]byte(slotPassphrase))
 	defer first.Wipe()
 	content := make([]byte, must.Get(f.HeaderSize())(t))
 	copy(content, must.Get(f.Header(t.Context(), key, first, f.MinimumCost()))(t))
 	c := &crashTest{host: crashdisk.New(), secret: secrets.Document{UUID: uuid.New(), UsageType: secrets.UsageVolume, Usage: "/volume"}, opened: map[[sha256.Size]byte]map[string]bool{}}
-	c.before = kept{map[uuid.UUID]secrets.Document{c.secret.UUID: c.secret}, map[uuid.UUID]string{c.secret.UUID: crashPassphrase}}
+	c.before = kept{map[uuid.UUID]secrets.Document{c.secret.UUID: c.secret}, map[uuid.UUID]string{c.secret.UUID: slotPassphrase}}
 	if second != "" {
 		passphrase := secrets.New([]byte(second))
 		defer passphrase.Wipe()
@@ -235,11 +235,11 @@ func TestChangeSurvivesCrashes(t *testing.T) {
 			finished := func(t *testing.T, s luks.Storage, store *crashStore) {
 				t.Helper()
 				now := store.values[c.secret.UUID]
-				if len(store.documents) != 1 || len(store.values) != 1 || now == crashPassphrase {
+				if len(store.documents) != 1 || len(store.values) != 1 || now == slotPassphrase {
 					t.Errorf("the store has %v", store.documents)
 				}
 				h := must.Get(luks.ReadHeader(s))(t)
-				if !c.opens(t, s, now) || c.opens(t, s, crashPassphrase) || len(h.ActiveSlots()) != 1 {
+				if !c.opens(t, s, now) || c.opens(t, s, slotPassphrase) || len(h.ActiveSlots()) != 1 {
 					t.Errorf("the header: %s", h)
 				}
 				if left := must.Get(luks.FinishWipes(s))(t); len(left) > 0 {
@@ -258,7 +258,7 @@ func TestChangeSurvivesCrashes(t *testing.T) {
 				opens := map[bool]bool{}
 				for _, value := range values {
 					if c.opens(t, state.Disk("header"), value) {
-						opens[value == crashPassphrase] = true
+						opens[value == slotPassphrase] = true
 					}
 				}
 				if len(opens) == 0 {
@@ -296,7 +296,7 @@ func TestAddAndRemoveSurviveCrashes(t *testing.T) {
 		t.Run(fmt.Sprintf("LUKS%d added", version), func(t *testing.T) {
 			t.Parallel()
 			c := newCrashTest(t, version, "")
-			passphrase := secrets.New([]byte(crashPassphrase))
+			passphrase := secrets.New([]byte(slotPassphrase))
 			defer passphrase.Wipe()
 			a := Addition{Known: passphrase, Secret: secrets.Document{UUID: uuid.New()}}
 			keys := func(ctx context.Context, d secrets.Document) (secrets.Keeper, error) {
@@ -307,7 +307,7 @@ func TestAddAndRemoveSurviveCrashes(t *testing.T) {
 			limit, _ := crashStates(shortStates / 2)
 			for state := range c.host.States(2, limit) {
 				states++
-				if !c.opens(t, state.Disk("header"), crashPassphrase) {
+				if !c.opens(t, state.Disk("header"), slotPassphrase) {
 					t.Fatalf("after %d events the volume is lost", state.Event)
 				}
 				if c.opens(t, state.Disk("header"), added) && c.storeAt(state).values[a.Secret.UUID] != added {
@@ -329,7 +329,7 @@ func TestAddAndRemoveSurviveCrashes(t *testing.T) {
 				}
 				r := Removal{Known: passphrase, Stored: &Stored{store, document}}
 				must.Get(r.run(t.Context(), openerOf(s)))(t)
-				if c.opens(t, s, crashPassphrase) || !c.opens(t, s, known) || len(store.documents) > 0 {
+				if c.opens(t, s, slotPassphrase) || !c.opens(t, s, known) || len(store.documents) > 0 {
 					t.Errorf("not removed: %v", store.documents)
 				}
 				if left := must.Get(luks.FinishWipes(s))(t); len(left) > 0 {

@@ -2,6 +2,7 @@ package volume
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -23,17 +24,24 @@ func (d durable) Sync() error {
 	return nil
 }
 
-// part is a storage from an offset on.
+// part is a part of a storage. It does not grow.
 type part struct {
 	luks.Storage
-	offset int64
+	offset, length int64
 }
 
-// ReadAt implements io.ReaderAt.
-func (p part) ReadAt(b []byte, off int64) (int, error) { return p.Storage.ReadAt(b, p.offset+off) }
+// ReadAt implements [io.ReaderAt].
+func (p part) ReadAt(b []byte, off int64) (int, error) {
+	return io.NewSectionReader(p.Storage, p.offset, p.length).ReadAt(b, off)
+}
 
-// WriteAt implements io.WriterAt.
-func (p part) WriteAt(b []byte, off int64) (int, error) { return p.Storage.WriteAt(b, p.offset+off) }
+// WriteAt implements [io.WriterAt].
+func (p part) WriteAt(b []byte, off int64) (int, error) {
+	if off < 0 || off > p.length || int64(len(b)) > p.length-off {
+		return 0, fmt.Errorf("%w: %d bytes at %d of a header of %d", io.ErrShortWrite, len(b), off, p.length)
+	}
+	return p.Storage.WriteAt(b, p.offset+off)
+}
 
 // newFile is a file that is being made: a [file], or one of a test in which the host loses power.
 type newFile interface {

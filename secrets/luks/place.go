@@ -3,13 +3,8 @@ package luks
 import (
 	"bytes"
 	"crypto/rand"
-	"errors"
-	"fmt"
 	"slices"
 )
-
-// ErrNotWiped reports that what was wiped reads back as something else than zeros.
-var ErrNotWiped = errors.New("the place of the LUKS header does not read back as zeros")
 
 // span is a part of a header, from start to end in bytes.
 type span struct{ start, end int64 }
@@ -27,7 +22,7 @@ func (h *Header) metadata() []span {
 //
 // After a crash s has the volume of h as [Backup.Compare] sees it, if s had it before or all key material is stored: a change
 // that was interrupted is repeated. A program that puts back what was in s before calls Write of the same header. The errors
-// are those of s.
+// are those of s, or wrap [ErrNotStored].
 func (h *Header) Write(s Storage, content []byte) error {
 	copies := h.metadata()
 	parts := []span{{copies[len(copies)-1].end, int64(len(content))}}
@@ -47,7 +42,7 @@ func (h *Header) Write(s Storage, content []byte) error {
 //
 // The key material is wiped first, then the metadata, and their first sector last, which is overwritten with zeros only: it
 // has nothing that depends on a passphrase, and [Header.Leftover] recognises the header by it after a crash. The errors are
-// those of s, or wrap [ErrNotWiped].
+// those of s, or wrap [ErrNotStored].
 func (h *Header) Wipe(s Storage, length int64) error {
 	copies := h.metadata()
 	end := min(copies[len(copies)-1].end, length)
@@ -62,31 +57,7 @@ func (h *Header) Wipe(s Storage, length int64) error {
 			return err
 		}
 	}
-	if err := store(s, make([]byte, min(SectorSize, length)), 0); err != nil {
-		return err
-	}
-	stored, err := read(s, 0, int(length))
-	if err != nil {
-		return err
-	}
-	if int64(len(stored)) < length || !zeros(stored) {
-		return ErrNotWiped
-	}
-	return nil
-}
-
-// store writes b to s, and returns once it is stored.
-func store(s Storage, b []byte, off int64) error {
-	if len(b) == 0 {
-		return nil
-	}
-	if _, err := s.WriteAt(b, off); err != nil {
-		return fmt.Errorf("write the LUKS header at offset %d: %w", off, err)
-	}
-	if err := s.Sync(); err != nil {
-		return fmt.Errorf("store the LUKS header at offset %d: %w", off, err)
-	}
-	return nil
+	return store(s, make([]byte, min(SectorSize, length)), 0)
 }
 
 // Leftover is what is in the place of a header, see [Header.Leftover].

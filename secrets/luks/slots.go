@@ -12,7 +12,7 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// Errors of [AddSlot], [WipeSlot] and [Header.SpareSlot]. Test with [errors.Is].
+// Errors of [AddSlot], [WipeSlot], [Header.SpareSlot], [Header.Write] and [Header.Wipe]. Test with [errors.Is].
 var (
 	// ErrNoSpareSlot: all key slots are in use, or there is no room for the key material of another one.
 	ErrNoSpareSlot = errors.New("the LUKS header has no spare key slot")
@@ -269,6 +269,9 @@ func FinishWipes(s Storage) ([]int, error) {
 
 // store writes content, which is stored when it returns, and reads it back.
 func store(s Storage, content []byte, off int64) error {
+	if len(content) == 0 {
+		return nil
+	}
 	if _, err := s.WriteAt(content, off); err != nil {
 		return fmt.Errorf("write %d bytes at offset %d: %w", len(content), off, err)
 	}
