@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"slices"
 	"strings"
 
 	"github.com/luksplug/luksplug/blockgraph"
@@ -59,11 +60,7 @@ func exitCode(err error) int {
 		errors.Is(err, volume.ErrUnsupported):
 		return exitUnsupported
 	case is[*inUseError](err), errors.Is(err, secrets.ErrConflict), errors.Is(err, secrets.ErrPersistent), errors.Is(err, libvirtvm.ErrSecretInXML), errors.Is(err, errNotInMemory),
-		errors.Is(err, volume.ErrExists), errors.Is(err, volume.ErrNoVolume),
-		errors.Is(err, volume.ErrAttached), errors.Is(err, volume.ErrOtherVolume), errors.Is(err, volume.ErrPlace),
-		errors.Is(err, volume.ErrDetached), errors.Is(err, volume.ErrOccupied),
-		errors.Is(err, volume.ErrNoSpareSlot), errors.Is(err, volume.ErrLastPassphrase), errors.Is(err, volume.ErrSlotNotInUse), errors.Is(err, volume.ErrShared),
-		errors.Is(err, volume.ErrUnfinished), errors.Is(err, volume.ErrNotStaged), errors.Is(err, volume.ErrBusy):
+		isVolumeRefusal(err):
 		return exitRefused
 	case is[*fsutil.WaitError](err): // the question for a passphrase was not answered
 		return exitFailed
@@ -74,6 +71,16 @@ func exitCode(err error) int {
 		return exitRefused
 	}
 	return exitFailed
+}
+
+// isVolumeRefusal reports whether an operation on a volume was refused before anything was changed.
+func isVolumeRefusal(err error) bool {
+	return slices.ContainsFunc([]error{
+		volume.ErrExists, volume.ErrNoVolume,
+		volume.ErrAttached, volume.ErrBusy, volume.ErrChanged,
+		volume.ErrOtherVolume, volume.ErrPlace, volume.ErrDetached, volume.ErrOccupied,
+		volume.ErrNoSpareSlot, volume.ErrLastPassphrase, volume.ErrSlotNotInUse, volume.ErrShared, volume.ErrUnfinished, volume.ErrNotStaged,
+	}, func(cause error) bool { return errors.Is(err, cause) })
 }
 
 // is reports whether err wraps an error of type T.

@@ -2,6 +2,7 @@ package volume
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/hotplug/internal/image"
 	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/luks"
@@ -52,8 +54,8 @@ type AttachedHeader struct {
 // the file is removed, so that one of the two headers opens the volume at every moment. After a crash the same call
 // finishes.
 //
-// The errors wrap [ErrAttached], [ErrOccupied], [ErrPlace], [ErrWrongPassphrase], those of luks.ReadHeader for the file, and
-// those of the file system. A [*LeftError] names what is changed in part.
+// The errors wrap [ErrAttached], [ErrChanged], [ErrOccupied], [ErrPlace], [ErrRequest], [ErrWrongPassphrase], those of
+// luks.ReadHeader for the file, and those of the file system. A [*LeftError] names what is changed in part.
 func AttachHeader(ctx context.Context, a Attaching) (*AttachedHeader, error) {
 	out, err := a.attach(ctx)
 	if err != nil {
@@ -63,6 +65,9 @@ func AttachHeader(ctx context.Context, a Attaching) (*AttachedHeader, error) {
 }
 
 func (a Attaching) attach(ctx context.Context) (*AttachedHeader, error) {
+	if image.SameFile(a.Path, a.Header) {
+		return nil, fmt.Errorf("%w: %s is the image itself", ErrRequest, a.Header)
+	}
 	if err := unattached(a.Attached, a.Path, a.Header); err != nil {
 		return nil, err
 	}
@@ -89,7 +94,7 @@ func (a Attaching) attach(ctx context.Context) (*AttachedHeader, error) {
 		return nil, err
 	}
 	if a.Remove {
-		if err := removable(a.Header); err != nil {
+		if err := removable(a.Header, p.length); err != nil {
 			return nil, err
 		}
 	}
@@ -145,10 +150,11 @@ func (a Attaching) replaces(ctx context.Context, content, old []byte) (keep bool
 	case compared.Match != luks.MatchUnknown:
 		return true, nil
 	}
-	if err := unmarked(ctx, a.Path); err != nil {
-		return false, fmt.Errorf("%w: %w", ErrOccupied, err)
+	mark, err := markOf(ctx, a.Path)
+	if err != nil && !errors.Is(err, image.ErrNoSignatures) { // it is refused without as well
+		return false, err
 	}
-	return false, fmt.Errorf("%w: the first %d bytes of %s are neither zeros nor a header of this volume: if they may be destroyed, overwrite them with zeros before", ErrOccupied, len(old), a.Path)
+	return false, fmt.Errorf("%w: the first %d bytes of %s are neither zeros nor a header of this volume, and have %s: if they may be destroyed, overwrite them with zeros before", ErrOccupied, len(old), a.Path, cmp.Or(mark, "no known signature"))
 }
 
 // change writes the header, and keeps what it replaces.
@@ -194,20 +200,27 @@ func (a Attaching) finishRemoval(ctx context.Context, content []byte, unusable e
 	case content == nil, h.Leftover(inside, content) == luks.LeftOther:
 		return nil, unusable
 	}
-	if err := removable(a.Header); err != nil || a.DryRun {
+	if err := removable(a.Header, p.length); err != nil {
+		return nil, err
+	}
+	if err := unlocked(a.Path, a.Header); err != nil || a.DryRun {
 		return out, err
 	}
 	return out, a.remove(h)
 }
 
-// removable refuses a file that has other names, or is none: wiping it would destroy what they lead to.
-func removable(path string) error {
+// removable refuses a file that has more than a header of length bytes, as an image has, and one with other names: wiping it
+// would destroy what they lead to.
+func removable(path string, length int64) error {
 	var st unix.Stat_t
 	if err := unix.Lstat(path, &st); err != nil {
 		return &fs.PathError{Op: "stat", Path: path, Err: err}
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Nlink != 1 {
-		return fmt.Errorf("%w: %s is a link or has other names, so that it is not removed: keep it, or name the only file", ErrPlace, path)
+	switch {
+	case st.Mode&unix.S_IFMT != unix.S_IFREG || st.Nlink != 1:
+		return fmt.Errorf("%w: %s is a link or has other names, so that it is not removed: keep it, or name the only file", ErrOccupied, path)
+	case st.Size > length:
+		return fmt.Errorf("%w: %s has %d bytes, and a header of this volume %d at most, so that it is not removed: keep it, and remove it yourself if it has nothing else", ErrOccupied, path, st.Size, length)
 	}
 	return nil
 }

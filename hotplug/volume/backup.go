@@ -9,8 +9,6 @@ import (
 	"os"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/internal/image"
 	"github.com/luksplug/luksplug/internal/fsutil"
@@ -105,14 +103,29 @@ func atBeginning(i *image.Info, wanted int64) (headerPlace, error) {
 	return headerPlace{i.Path, 0, wanted}, nil
 }
 
-// open opens the file with the header's place. It does not wait for anything.
-func (p headerPlace) open(access int) (*os.File, error) {
-	return os.OpenFile(p.path, access|unix.O_NONBLOCK, 0)
+// ErrChanged reports that what is in a header's place has changed since it was checked.
+var ErrChanged = errors.New("it was changed by another process meanwhile")
+
+// openChecked opens the file with the header's place for writing. checked is what was read there.
+func (p headerPlace) openChecked(checked []byte) (*os.File, error) {
+	f, err := image.Open(p.path, os.O_RDWR)
+	if err != nil {
+		return nil, err
+	}
+	switch err := same(part{durable{f}, p.offset}, checked); {
+	case errors.Is(err, errReadBack):
+		fsutil.CloseRead(f)
+		return nil, fmt.Errorf("%s: %w: run the command again when it has ended", p.path, ErrChanged)
+	case err != nil:
+		fsutil.CloseRead(f)
+		return nil, err
+	}
+	return f, nil
 }
 
 // read returns the bytes of the header's place.
 func (p headerPlace) read() ([]byte, error) {
-	f, err := p.open(os.O_RDONLY)
+	f, err := image.Open(p.path, os.O_RDONLY)
 	if err != nil {
 		return nil, err
 	}
@@ -229,7 +242,7 @@ type Restored struct {
 // the header, opens it with the passphrase, and copies what is in the header's place to a file beside the backup. The metadata
 // are written last, and all is read back; if that fails, the old bytes are written again.
 //
-// The errors wrap [ErrAttached], [ErrOtherVolume], [ErrPlace], [ErrWrongPassphrase], luks.ErrReencryption, the others of
+// The errors wrap [ErrAttached], [ErrChanged], [ErrOtherVolume], [ErrPlace], [ErrWrongPassphrase], luks.ErrReencryption, the others of
 // luks.ReadHeader for the backup, and those of the file system. A [*LeftError] says that the header is neither the old one
 // nor the new one; the old one is in the file that it names.
 func RestoreHeader(ctx context.Context, r Restoring) (*Restored, error) {
@@ -274,8 +287,11 @@ func (r Restoring) restore(ctx context.Context) (*Restored, error) {
 	case compared.Match == luks.MatchOther:
 		return nil, fmt.Errorf("%w: %s", ErrOtherVolume, compared.Reason)
 	case compared.Match == luks.MatchUnknown && p.path == r.Path && p.offset == 0: // else a place for a header only
-		if err := unmarked(ctx, p.path); err != nil {
+		switch mark, err := markOf(ctx, p.path); {
+		case err != nil:
 			return nil, err
+		case mark != "":
+			return nil, fmt.Errorf("%w, as far as can be seen: nothing of a header is left in it, and it holds %s: if that may be destroyed, remove its signature before with wipefs", ErrOtherVolume, mark)
 		}
 	}
 	out := &Restored{LUKS: backup.Header, Replaced: replacedName(r.Backup), Match: compared.Match, Reason: compared.Reason}
@@ -313,21 +329,18 @@ func replacedName(beside string) string {
 	return beside + ".replaced-" + time.Now().UTC().Format("20060102T150405Z")
 }
 
-// unmarked refuses an image in which nothing is left of a header, and which holds something else: that would be destroyed.
-func unmarked(ctx context.Context, path string) error {
+// markOf returns the signature of a file system or the like that an image holds, "" for none.
+func markOf(ctx context.Context, path string) (string, error) {
 	content, err := image.OpenGuest(path, image.Raw, "")
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer fsutil.CloseRead(content)
 	found, err := new(image.Searches).Signatures(ctx, content)
-	if err != nil {
-		return err
+	if err != nil || len(found) == 0 {
+		return "", err
 	}
-	if len(found) > 0 {
-		return fmt.Errorf("%w, as far as can be seen: nothing of a header is left in it, and it holds %s: if that may be destroyed, remove its signature before with wipefs", ErrOtherVolume, found[0])
-	}
-	return nil
+	return found[0].String(), nil
 }
 
 // keptIn names the copy of the old header in an error after which the header is in an unknown state.
@@ -363,7 +376,7 @@ type replacement struct {
 
 // replace writes the header to its place.
 func (p headerPlace) replace(r replacement) error {
-	f, err := p.open(os.O_RDWR)
+	f, err := p.openChecked(r.old)
 	if err != nil {
 		return err
 	}

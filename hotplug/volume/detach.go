@@ -57,8 +57,8 @@ type Detached struct {
 // The file is stored, read back and has its name before anything is wiped, so that one of the two headers opens the volume at
 // every moment. After a crash the same call with Wipe finishes: it accepts a file that has this volume's header.
 //
-// The errors wrap [ErrAttached], [ErrDetached], [ErrExists], [ErrNoVolume], [ErrOccupied], [ErrPlace], [ErrWrongPassphrase],
-// those of luks.ReadHeader, and those of the file system. A [*LeftError] says that the header in the image is wiped in part;
+// The errors wrap [ErrAttached], [ErrChanged], [ErrDetached], [ErrExists], [ErrNoVolume], [ErrOccupied], [ErrPlace],
+// [ErrRequest], [ErrWrongPassphrase], those of luks.ReadHeader, and those of the file system. A [*LeftError] says that the header in the image is wiped in part;
 // the file has it.
 func DetachHeader(ctx context.Context, d Detaching) (*Detached, error) {
 	out, err := d.detach(ctx)
@@ -69,6 +69,9 @@ func DetachHeader(ctx context.Context, d Detaching) (*Detached, error) {
 }
 
 func (d Detaching) detach(ctx context.Context) (*Detached, error) {
+	if image.SameFile(d.Path, d.To) {
+		return nil, fmt.Errorf("%w: %s is the image itself", ErrRequest, d.To)
+	}
 	if d.Header != "" && (!d.Wipe || !image.SameFile(d.Header, d.To)) {
 		return nil, fmt.Errorf("%w: it is in %s", ErrDetached, d.Header)
 	}
@@ -94,7 +97,7 @@ func (d Detaching) detach(ctx context.Context) (*Detached, error) {
 	if m.wipe = d.Wipe && !m.wiped; d.DryRun || !m.copy && !m.wipe {
 		return out, nil
 	}
-	f, err := p.open(os.O_RDWR)
+	f, err := p.openChecked(m.there)
 	if err != nil {
 		return nil, err
 	}
@@ -114,9 +117,10 @@ func (d Detaching) find(ctx context.Context, m *detachment) (p headerPlace, err 
 	if err := p.checkRaw(); err != nil {
 		return p, err
 	}
-	if m.content, err = p.read(); err != nil {
+	if m.there, err = p.read(); err != nil {
 		return p, err
 	}
+	m.content = m.there
 	m.header, err = opened(ctx, m.content, d.Passphrase)
 	return p, err
 }
@@ -135,11 +139,10 @@ func (d Detaching) resume(ctx context.Context, m *detachment) (p headerPlace, er
 	if p, err = placeOf(d.Path, m.header); err != nil {
 		return p, err
 	}
-	there, err := p.read()
-	if err != nil {
+	if m.there, err = p.read(); err != nil {
 		return p, err
 	}
-	switch m.header.Leftover(m.content, there) {
+	switch m.header.Leftover(m.content, m.there) {
 	case luks.LeftNothing:
 		m.wiped = true
 	case luks.LeftOther:
@@ -176,6 +179,7 @@ func (p headerPlace) checkRaw() error {
 type detachment struct {
 	header  *luks.Header
 	content []byte // as long as its place if it is to be copied
+	there   []byte // in its place
 	copy    bool   // to a new file
 	wipe    bool
 	wiped   bool // before

@@ -206,6 +206,8 @@ func TestMoveRefuses(t *testing.T) {
 	defer func() { _ = locked.Close() }()
 	must.OK(t, unix.FcntlFlock(locked.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_RDLCK, Start: 201, Len: 1})) // as QEMU: writes are not shared
 	before := must.Get(os.ReadFile(v.Path))(t)
+	copied, link := must.File(t, before), filepath.Join(t.TempDir(), "link")
+	must.OK(t, os.Symlink(v.Path, link))
 	for what, c := range map[string]struct {
 		d    volume.Detaching
 		want error
@@ -215,6 +217,7 @@ func TestMoveRefuses(t *testing.T) {
 		"open in a QEMU":                 {volume.Detaching{Path: other.Path, To: free, Passphrase: otherPassphrase}, volume.ErrAttached},
 		"detached":                       {volume.Detaching{Path: detached.Path, Header: detached.Header, To: free, Passphrase: detachedPassphrase}, volume.ErrDetached},
 		"no header":                      {volume.Detaching{Path: detached.Path, To: free, Passphrase: detachedPassphrase}, volume.ErrNoVolume},
+		"to the image itself":            {volume.Detaching{Path: v.Path, To: link, Passphrase: passphrase, Wipe: true}, volume.ErrRequest},
 		"inside of qcow2":                {volume.Detaching{Path: inside.Path, To: free, Passphrase: insidePassphrase}, volume.ErrPlace},
 		"a file with another header":     {volume.Detaching{Path: noise, To: file, Passphrase: passphrase, Wipe: true}, volume.ErrOccupied},
 		"a file that is no header":       {volume.Detaching{Path: v.Path, To: noise, Passphrase: passphrase, Wipe: true}, volume.ErrExists},
@@ -237,7 +240,9 @@ func TestMoveRefuses(t *testing.T) {
 		"a file system":           {volume.Attaching{Path: fileSystem, Header: file, Passphrase: passphrase}, volume.ErrOccupied},
 		"another volume's header": {volume.Attaching{Path: image(must.Get(os.ReadFile(other.Path))(t)), Header: file, Passphrase: passphrase}, volume.ErrOccupied},
 		"no file":                 {volume.Attaching{Path: v.Path, Header: free, Passphrase: passphrase}, os.ErrNotExist},
-		"a file with two names":   {volume.Attaching{Path: v.Path, Header: linked, Passphrase: passphrase, Remove: true}, volume.ErrPlace},
+		"a file with two names":   {volume.Attaching{Path: v.Path, Header: linked, Passphrase: passphrase, Remove: true}, volume.ErrOccupied},
+		"an image as header":      {volume.Attaching{Path: v.Path, Header: copied, Passphrase: passphrase, Remove: true}, volume.ErrOccupied},
+		"the image itself":        {volume.Attaching{Path: v.Path, Header: link, Passphrase: passphrase, Remove: true}, volume.ErrRequest},
 	} {
 		if _, err := volume.AttachHeader(t.Context(), c.a); !errors.Is(err, c.want) {
 			t.Errorf("attach, %s: %v", what, err)

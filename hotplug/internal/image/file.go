@@ -48,6 +48,14 @@ func open(path string, flags int) (*os.File, fs.FileInfo, error) {
 	return f, info, nil
 }
 
+// Open opens an image with flags of open(2), such as os.O_RDWR, as [Probe] does: it opens nothing but regular files and block
+// devices, and follows no link that another user can exchange. Errors wrap fs.ErrNotExist, fs.ErrPermission,
+// fsutil.ErrUnsafeLink or [ErrNotImage].
+func Open(path string, flags int) (*os.File, error) {
+	f, _, err := open(path, flags)
+	return f, err
+}
+
 func isImage(mode fs.FileMode) bool { return mode.IsRegular() || isBlock(mode) }
 
 func isBlock(mode fs.FileMode) bool {
