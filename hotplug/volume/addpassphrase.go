@@ -63,7 +63,7 @@ func (a Addition) run(ctx context.Context, keys Keys, open opener) (*Added, erro
 	if err != nil {
 		return nil, err
 	}
-	defer h.release()
+	defer h.close()
 	key, err := h.unlock(ctx, a.Known, nil)
 	if err != nil {
 		return nil, err

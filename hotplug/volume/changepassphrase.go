@@ -186,7 +186,7 @@ func (r *changing) release() {
 	for _, v := range r.volumes {
 		v.key.Wipe()
 		v.fresh.Wipe()
-		v.held.release()
+		v.close()
 	}
 	for _, s := range r.owned {
 		s.Wipe()

@@ -37,7 +37,7 @@ var ErrBusy = errors.New("another program is changing the header")
 type held struct {
 	Location
 	luks.Storage
-	release func()
+	close func() // unlocks it
 }
 
 // hold opens the header of a volume for changes and locks it, as cryptsetup does for LUKS2: a file by flock(2) on itself, a
@@ -104,7 +104,7 @@ func lock(ctx context.Context, f *os.File, handle *fsutil.Handle) (func(), error
 	}
 	switch {
 	case !handle.Mode().IsRegular():
-		device := uint64(handle.Stat.Rdev)
+		device := handle.Stat.Rdev
 		return lockFile(ctx, fmt.Sprintf("L_%d:%d", unix.Major(device), unix.Minor(device)))
 	case st.Type == unix.NFS_SUPER_MAGIC:
 		// NFS makes a lock of fcntl(2) on all bytes of it, which would collide with QEMU's.

@@ -62,7 +62,7 @@ func (r Removal) run(ctx context.Context, open opener) (*Removed, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer h.release()
+	defer h.close()
 	if r.Stored != nil {
 		if r.Passphrase, err = r.Stored.Store.Lookup(ctx, r.Stored.Document.Reference()); err != nil {
 			return nil, err
