@@ -110,7 +110,6 @@ func (c Change) run(ctx context.Context, open opener) (*Changed, error) {
 	if c.DryRun {
 		return r.result(), nil
 	}
-	// What has begun is finished, within the time that a store takes.
 	err := r.change(ctx)
 	return r.result(), err
 }
@@ -214,25 +213,36 @@ func (r *changing) passphrases(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	r.inStore = r.own(staged) != nil
 	previous, err := r.Stored.previous().value(ctx)
-	r.own(staged)
-	r.own(previous)
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
-	case staged != nil && r.New != nil && !r.New.Equal(staged):
+	}
+	begun := staged
+	if r.own(previous) != nil && staged == nil {
+		begun = present // its value was replaced, and only the old key slots are left to wipe
+	}
+	if err := r.resume(begun); err != nil {
+		return err
+	}
+	if r.replaced = present.Equal(r.fresh); r.replaced {
+		r.old = previous // nil: its key slots are wiped
+	}
+	return nil
+}
+
+// resume chooses the new passphrase: that of a change that was begun, which may be nil, or a given or a random one.
+func (r *changing) resume(begun *secrets.Secret) error {
+	switch {
+	case begun != nil && r.New != nil && !r.New.Equal(begun):
 		return fmt.Errorf("%w, with another new passphrase: finish it first, by a change of %s without a new passphrase", ErrUnfinished, r.Stored)
-	case staged != nil:
-		r.fresh, r.resumed, r.inStore = staged, true, true
+	case begun != nil:
+		r.fresh, r.resumed = begun, true
+		if r.New == nil && looksRandom(begun) {
+			r.slow = 0
+		}
 	case r.fresh == nil:
 		r.fresh, r.slow = r.own(randomPassphrase()), 0
-	}
-	if staged != nil && r.New == nil && looksRandom(staged) {
-		r.slow = 0
-	}
-	r.replaced = present.Equal(r.fresh)
-	if r.replaced {
-		r.old = previous // nil: its key slots are wiped
 	}
 	return nil
 }
@@ -298,9 +308,7 @@ func (r *changing) change(ctx context.Context) error {
 
 // stage puts the new passphrase into the store, and then into each volume.
 func (r *changing) stage(ctx context.Context) error {
-	if !slices.ContainsFunc(r.volumes, func(v *changingVolume) bool { return v.fresh == nil }) {
-		return nil
-	}
+	// Also if it opens all volumes already: a run after a crash has to find it.
 	if r.Stored != nil && !r.inStore && !r.replaced {
 		if err := r.Stored.staged().keep(ctx, r.fresh); err != nil {
 			return r.unstage(ctx, err)

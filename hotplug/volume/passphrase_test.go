@@ -80,7 +80,9 @@ func onlySecret(t *testing.T, s *volume.Stored) {
 func TestChangePassphrase(t *testing.T) {
 	t.Parallel()
 	must.Have(t, "qemu-io", "cryptsetup")
-	for name, r := range layouts(t) {
+	all := layouts(t)
+	for _, name := range []string{"raw", "raw detached LUKS2", "qcow2", "raw aes-128 detached"} {
+		r := all[name]
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			store, keys := keysIn(t)
@@ -356,6 +358,37 @@ func TestCompanionsAreFound(t *testing.T) {
 		if d.UUID != s.Document.UUID && (d.UUID != want || d.Usage != "" || !strings.Contains(d.Description, s.Document.UUID.String())) {
 			t.Errorf("%+v", d)
 		}
+	}
+}
+
+// TestChangeToAnAddedPassphrase: a passphrase that opens the volume already becomes the secret's, and a change that has lost
+// one of its own secrets is still finished.
+func TestChangeToAnAddedPassphrase(t *testing.T) {
+	t.Parallel()
+	l, s := rawVolume(t, 1)
+	old, added := valueOf(t, s), phrase(t, "added before")
+	must.Get(volume.AddPassphrase(t.Context(), volume.Addition{Location: l, Known: old, New: added, Unlock: time.Millisecond}, nil))(t)
+	// As after a crash between the replacement of the value and the wipe, without the new passphrase beside the secret.
+	previous := secrets.Document{UUID: uuid.NewSHA1(s.Document.UUID, []byte("luksplug old passphrase"))}
+	must.OK(t, s.Store.Define(t.Context(), previous), s.Store.Set(t.Context(), previous.Reference(), old), s.Store.Set(t.Context(), s.Document.Reference(), added))
+	if _, err := volume.ChangePassphrase(t.Context(), volume.Change{Volumes: []volume.Location{l}, Stored: s, New: phrase(t, "x")}); !errors.Is(err, volume.ErrUnfinished) {
+		t.Errorf("another new passphrase: %v", err)
+	}
+	out := must.Get(volume.ChangePassphrase(t.Context(), volume.Change{Volumes: []volume.Location{l}, Stored: s}))(t)
+	if v := out.Volumes[0]; !out.Resumed || out.Replaced || v.Slot != 1 || v.Added || !slices.Equal(v.Wiped, []int{0}) || !valueOf(t, s).Equal(added) {
+		t.Errorf("%+v", out)
+	}
+	onlySecret(t, s)
+	must.Get(volume.AddPassphrase(t.Context(), volume.Addition{Location: l, Known: added, New: old, Unlock: time.Millisecond}, nil))(t)
+	out = must.Get(volume.ChangePassphrase(t.Context(), volume.Change{Volumes: []volume.Location{l}, Stored: s, New: old}))(t)
+	if v := out.Volumes[0]; !out.Replaced || v.Slot != 0 || v.Added || !slices.Equal(v.Wiped, []int{1}) || !valueOf(t, s).Equal(old) {
+		t.Errorf("%+v", out)
+	}
+	onlySecret(t, s)
+	// Once more: there is nothing to do.
+	out = must.Get(volume.ChangePassphrase(t.Context(), volume.Change{Volumes: []volume.Location{l}, Stored: s, New: old}))(t)
+	if v := out.Volumes[0]; out.Replaced || v.Added || len(v.Wiped) > 0 || opensBy(t, l, old) != 0 {
+		t.Errorf("%+v", out)
 	}
 }
 

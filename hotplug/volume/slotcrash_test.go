@@ -310,8 +310,8 @@ func TestChangeSurvivesCrashes(t *testing.T) {
 				})
 			}
 			t.Logf("%d states of %d events: the old passphrase alone opens %d, the new one alone %d; 0 are lost", states, c.host.Events(), oldOnly, newOnly)
-			if oldOnly == 0 || newOnly == 0 {
-				t.Error("not both kinds of states were tried")
+			if oldOnly == 0 || newOnly == 0 || os.Getenv("LUKSPLUG_LONG") != "" && states < 20_000 {
+				t.Error("too few states were tried, or not both kinds")
 			}
 		})
 	}
