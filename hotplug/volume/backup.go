@@ -112,7 +112,7 @@ func (p headerPlace) openChecked(checked []byte) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	switch err := same(part{durable{f}, p.offset}, checked); {
+	switch err := same(part{durable{f}, p.offset, p.length}, checked); {
 	case errors.Is(err, errReadBack):
 		fsutil.CloseRead(f)
 		return nil, fmt.Errorf("%s: %w: run the command again when it has ended", p.path, ErrChanged)

@@ -387,7 +387,7 @@ func TestChangeToAnAddedPassphrase(t *testing.T) {
 	onlySecret(t, s)
 	// Once more: there is nothing to do.
 	out = must.Get(volume.ChangePassphrase(t.Context(), volume.Change{Volumes: []volume.Location{l}, Stored: s, New: old}))(t)
-	if v := out.Volumes[0]; out.Replaced || v.Added || len(v.Wiped) > 0 || opensBy(t, l, old) != 0 {
+	if v := out.Volumes[0]; out.Replaced || v.Added || len(v.Wiped) > 0 || slotOf(t, l, old) != 0 {
 		t.Errorf("%+v", out)
 	}
 }
