@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -324,4 +325,27 @@ func testKeeperFailures(t *testing.T, f Fixture) {
 		}
 		t.Run(name, func(t *testing.T) { check(t, f.Store, ref, err, secrets.ErrUnreachable) })
 	}
+}
+
+// testKeyBirths: a store keeps the births of data keys that the description records, and the value with them.
+func testKeyBirths(t *testing.T, f Fixture) {
+	d := full()
+	d.Private = false // some stores show no private value
+	define(t, keeper(f), d)
+	set(t, keeper(f), d.Reference(), "confidential")
+	born := map[string]time.Time{}
+	for i := range 3 {
+		id := uuid.NewString()
+		born[id] = time.Date(2026, 11, 30, i, 2, 39, 0, time.UTC)
+		d = d.WithKeyBirth(id, born[id])
+		define(t, keeper(f), d)
+	}
+	for id, want := range born {
+		listed := must.Get(secrets.Find(must.Get(keeper(f).List(t.Context()))(t), d.Reference()))(t)
+		if got, ok := listed.KeyBirth(id); !ok || !got.Equal(want) {
+			t.Errorf("the birth of %s in %q: %s, %v", id, listed.Description, got, ok)
+		}
+	}
+	wantList(t, f.Store, d)
+	Finds(t, f.Store, d.Reference(), "confidential")
 }

@@ -69,6 +69,7 @@ func Run(t *testing.T, factory func(t *testing.T) Fixture) {
 		{"keeper: list", testList},
 		{"keeper: documents", testDocuments},
 		{"keeper: define again", testRedefine},
+		{"keeper: births of data keys", testKeyBirths},
 		{"keeper: conflicts", testConflicts},
 		{"keeper: invalid", testKeeperInvalid},
 		{"keeper: no value yet", testNoValue},

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -28,6 +29,8 @@ type Format struct {
 	// PayloadOffset is where the payload begins, in bytes from the beginning of the header. 0 is for a header in a
 	// file of its own. [Format.HeaderSize] is the lowest other value.
 	PayloadOffset int64
+	// Birth is when the volume key was made, for [Header.Birth]. LUKS2 only; the zero time records none.
+	Birth time.Time
 }
 
 // Sizes of a new LUKS2 header. cryptsetup makes the same.
@@ -114,6 +117,8 @@ func (f Format) complete() (Format, encryption, error) {
 		return refuse("%q is not a UUID", f.UUID)
 	case f.Label != "" && f.Version == 1:
 		return refuse("a LUKS1 header has no label")
+	case !f.Birth.IsZero() && f.Version == 1:
+		return refuse("a LUKS1 header has no place for the birth of its key")
 	case len(f.Label) > maxLabel || strings.ContainsRune(f.Label, 0):
 		return refuse("the label %q: up to %d bytes without NUL are possible", f.Label, maxLabel)
 	case f.Version == 1 && len(f.Hash) > 31:

@@ -41,6 +41,7 @@ type LUKS2 struct {
 	KeySlots []LUKS2KeySlot
 	Segments []Segment
 	Digests  []Digest
+	Tokens   []Token
 	// Requirements are the names of features that a reader must support to use
 	// the volume. This package supports none.
 	Requirements []string

@@ -24,6 +24,7 @@ const (
 // Limits on values in the JSON area.
 const (
 	maxLUKS2ID      = 31 // key slots and digests, as in cryptsetup
+	maxLUKS2Token   = 31 // as in cryptsetup
 	maxLUKS2Segment = 1 << 16
 	minDigest       = 20 // of a volume converted from LUKS1
 	maxDigest       = 64
@@ -126,6 +127,12 @@ func (h *LUKS2) parseJSON(area []byte) error {
 	}
 	for id, o := range root.numbered("digests", maxLUKS2ID) {
 		h.Digests = append(h.Digests, o.digest(id))
+	}
+	if root.has("tokens") {
+		tokens := root.object("tokens")
+		for id, o := range root.numbered("tokens", maxLUKS2Token) {
+			h.Tokens = append(h.Tokens, Token{ID: id, Type: o.text("type"), KeySlots: o.ids("keyslots"), JSON: tokens.fields[strconv.Itoa(id)]})
+		}
 	}
 	if d.err != nil {
 		return d.err

@@ -12,7 +12,7 @@ import (
 type (
 	json2Area struct {
 		KeySlots map[string]json2KeySlot `json:"keyslots"`
-		Tokens   map[string]any          `json:"tokens"`
+		Tokens   map[string]json2Birth   `json:"tokens"`
 		Segments map[string]json2Segment `json:"segments"`
 		Digests  map[string]json2Digest  `json:"digests"`
 		Config   json2Config             `json:"config"`
@@ -84,7 +84,7 @@ func (p headerParts) luks2() ([]byte, error) {
 			KDF: json2KDF{Type: p.slot.Type, Hash: p.slot.Hash, Iterations: p.slot.Iterations, Time: p.slot.Time, Memory: p.slot.Memory,
 				Lanes: p.slot.Lanes, Salt: p.slot.Salt},
 		}},
-		Tokens: map[string]any{},
+		Tokens: p.tokens(),
 		Segments: map[string]json2Segment{"0": {
 			Type: typeCrypt, Offset: decimal(p.PayloadOffset), Size: "dynamic", IVTweak: "0", Encryption: p.encryption.String(), SectorSize: SectorSize,
 		}},
