@@ -140,7 +140,8 @@ func runVolumeCreate(ctx context.Context, a *app, o volumeOptions, name string) 
 	case err != nil:
 		return err
 	case existing != nil:
-		r.Secret, keys = *existing, nil
+		r.Secret, keys = existing.document, nil
+		r.Existing, _ = existing.store.(secrets.Keeper)
 	}
 	if r.Passphrase = passphrase; passphrase != nil {
 		defer passphrase.Wipe()
@@ -157,18 +158,32 @@ func runVolumeCreate(ctx context.Context, a *app, o volumeOptions, name string) 
 	if v.Store != nil {
 		a.settleAfter(ctx, v.Store)
 	}
+	if v.Unrecorded != nil {
+		if err := a.note("%s", unrecordedText(v)); err != nil {
+			return err
+		}
+	}
 	return showVolume(a, v, name, o.target)
 }
 
-// givenPassphrase returns the passphrase of --passphrase-file, or that of the secret that --secret names and its document;
+// unrecordedText says that the birth of the data key is not in the key store.
+func unrecordedText(v *volume.Volume) string {
+	effect := "the age of the volume's data key will not be known"
+	if v.LUKS.Version == 2 {
+		effect = "the age of the volume's data key is recorded in its header only"
+	}
+	return fmt.Sprintf("%s, as the document of the secret %s cannot be changed: %v", effect, v.Secret.UUID, v.Unrecorded)
+}
+
+// givenPassphrase returns the passphrase of --passphrase-file, or that of the secret that --secret names, and this secret;
 // nil if neither is given.
-func givenPassphrase(ctx context.Context, a *app, secret string) (value *secrets.Secret, existing *secrets.Document, err error) {
+func givenPassphrase(ctx context.Context, a *app, secret string) (value *secrets.Secret, existing *found, err error) {
 	switch {
 	case secret != "" && a.flags.passphrase != "":
 		return nil, nil, &usageError{errors.New("--secret and --passphrase-file contradict each other: the secret has its passphrase")}
 	case secret != "":
 		err = withSecret(ctx, a, secret, func(ctx context.Context, s found) (err error) {
-			existing = &s.document
+			existing = &s
 			value, err = s.store.Lookup(ctx, s.document.Reference())
 			return err
 		})
@@ -199,7 +214,7 @@ func showVolume(a *app, v *volume.Volume, name, target string) error {
 	}
 	return a.show(disk, volumeJSON{
 		Name: name, Path: v.Path, Header: v.Header, Format: string(v.Format), Size: v.Size, UUID: v.UUID, LUKS: v.LUKS.Version,
-		Secret: v.Secret.UUID.String(), KeyStore: store, DiskXML: disk,
+		Secret: v.Secret.UUID.String(), KeyStore: store, Born: v.Born.Format(time.RFC3339), DiskXML: disk,
 	})
 }
 
@@ -214,5 +229,6 @@ type volumeJSON struct {
 	LUKS     int    `json:"luks"`
 	Secret   string `json:"secret"`
 	KeyStore string `json:"keystore,omitempty"`
+	Born     string `json:"key_birth"` // of the data key
 	DiskXML  string `json:"disk_xml"`
 }

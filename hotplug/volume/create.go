@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -29,13 +30,16 @@ type Request struct {
 	Format blockgraph.Format
 	// Size is that of the guest's disk, in bytes, a multiple of 512.
 	Size int64
-	// LUKS is the header's format. Its PayloadOffset is chosen here.
+	// LUKS is the header's format. Its PayloadOffset and Birth are chosen here.
 	LUKS luks.Format
 	// Mode is that of the image and, without access for the group and others, of the header; 0 is 0600.
 	Mode fs.FileMode
 	// Secret is the document of the volume's secret. Its zero UUID is a random one, and a document without usage gets
 	// the volume's path as such.
 	Secret secrets.Document
+	// Existing is the store of a secret that exists, in whose document the birth of the data key is recorded; nil if the
+	// store cannot be changed, or the secret is new.
+	Existing secrets.Keeper
 	// Passphrase is one that a person has chosen, so that it is worth a slow derivation; nil makes a random one. Create
 	// does not wipe it.
 	Passphrase *secrets.Secret
@@ -55,6 +59,10 @@ type Volume struct {
 	Secret       secrets.Document
 	// Store has the secret that was made.
 	Store secrets.Keeper // nil if Create was called without Keys
+	// Born is when the data key was made, in seconds and UTC. A LUKS2 header has it, and the document of the secret, unless
+	// Unrecorded is why not.
+	Born       time.Time
+	Unrecorded error
 	// LUKS is the header as it was written.
 	LUKS *luks.Header
 }
@@ -128,6 +136,7 @@ func (r Request) complete() (Request, error) {
 	if err := r.Secret.Validate(); err != nil {
 		return r, err
 	}
+	r.LUKS.UUID = cmp.Or(r.LUKS.UUID, uuid.NewString())
 	switch {
 	case r.Header != "":
 		r.LUKS.PayloadOffset = 0
@@ -146,7 +155,8 @@ func (r Request) complete() (Request, error) {
 // secrets.ErrInvalidDocument; later ones are those of keys, of the file system and of qemu-img. A [*LeftError] tells what
 // is left, which is nothing otherwise. ctx also bounds the derivation of the key.
 //
-// keys stores the passphrase. It is nil for a secret that exists, whose value is r.Passphrase.
+// keys stores the passphrase. It is nil for a secret that exists, whose value is r.Passphrase. The birth of the data key is
+// recorded in the document of the secret before a header is written, and stays unknown with LUKS1 if that is not possible.
 func Create(ctx context.Context, r Request, keys Keys) (_ *Volume, err error) {
 	named := r.Secret.UUID != uuid.Nil
 	if r, err = r.complete(); err == nil && keys == nil && r.Passphrase == nil {
@@ -155,7 +165,10 @@ func Create(ctx context.Context, r Request, keys Keys) (_ *Volume, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the volume: %w", err)
 	}
-	c := &creation{Request: r, named: named, begin: begin}
+	c := &creation{Request: r, named: named, begin: begin, born: time.Now().UTC().Truncate(time.Second)}
+	if r.LUKS.Version == 2 {
+		c.LUKS.Birth = c.born
+	}
 	v, err := c.run(ctx, keys)
 	if err != nil {
 		err = fmt.Errorf("make the volume: %w", err)
@@ -171,9 +184,12 @@ func Create(ctx context.Context, r Request, keys Keys) (_ *Volume, err error) {
 type creation struct {
 	Request
 	named  bool // the caller has chosen the secret's UUID
+	born   time.Time
 	begin  beginning
 	files  []newFile
 	keeper secrets.Keeper // has the secret; nil before
+	// recording is true from before the birth was recorded in the document of a secret that exists.
+	recording bool
 }
 
 func (c *creation) run(ctx context.Context, keys Keys) (*Volume, error) {
@@ -194,10 +210,9 @@ func (c *creation) run(ctx context.Context, keys Keys) (*Volume, error) {
 	if c.Passphrase == nil {
 		defer passphrase.Wipe()
 	}
-	if keys != nil {
-		if err := c.store(ctx, keys, passphrase); err != nil {
-			return nil, err
-		}
+	unrecorded, err := c.keep(ctx, keys, passphrase)
+	if err != nil {
+		return nil, err
 	}
 	header, err := c.header(ctx, passphrase, cost)
 	if err != nil {
@@ -215,7 +230,8 @@ func (c *creation) run(ctx context.Context, keys Keys) (*Volume, error) {
 			return nil, err
 		}
 	}
-	return &Volume{Path: c.Path, Header: c.Header, Format: c.Format, Size: c.Size, UUID: h.UUID, Secret: c.Secret, Store: c.keeper, LUKS: h}, nil
+	return &Volume{Path: c.Path, Header: c.Header, Format: c.Format, Size: c.Size, UUID: h.UUID, Secret: c.Secret, Store: c.keeper,
+		Born: c.born, Unrecorded: unrecorded, LUKS: h}, nil
 }
 
 // store keeps the passphrase. A secret that has a value already is another volume's.
@@ -306,6 +322,9 @@ func (c *creation) undo(ctx context.Context) (left []string) {
 	defer cancel()
 	for _, f := range c.files {
 		left = append(left, f.remove()...)
+	}
+	if c.recording {
+		left = append(left, c.unrecord(ctx)...)
 	}
 	if c.keeper == nil {
 		return left

@@ -99,6 +99,7 @@ func TestCreate(t *testing.T) {
 			if v.Secret.Usage != r.Path || v.Secret.UsageType != secrets.UsageVolume || v.LUKS.UUID != v.UUID || v.Size != size {
 				t.Errorf("%+v", v)
 			}
+			wantBirth(t, store, v)
 			mode := r.Mode
 			if mode == 0 {
 				mode = 0o600

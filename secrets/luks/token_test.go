@@ -33,7 +33,7 @@ func TestBirth(t *testing.T) {
 		t.Errorf("repair: %s", out)
 	}
 	addKey(t, path, "second passphrase", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000")
-	run(t, "cryptsetup", "luksKillSlot", "--batch-mode", path, "0")
+	run(t, "cryptsetup", "luksKillSlot", "--batch-mode", path, "0", "--key-file", must.File(t, "second passphrase"))
 	run(t, "cryptsetup", "config", "--label", "x", path)
 	run(t, "cryptsetup", "token", "add", "--key-description", "desc", path)
 	check("changed by cryptsetup")
