@@ -1,12 +1,9 @@
 package image
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -76,6 +73,7 @@ func (e *LockedError) Unwrap() error { return ErrLocked }
 const (
 	usedBase      = 100
 	notSharedBase = 200
+	locksEnd      = 300
 )
 
 // CheckLock returns a [*LockedError] if a QEMU that opens the image now would not get its
@@ -103,6 +101,25 @@ func CheckLock(path string, access Access) error {
 	return checkByte(f, path, usedBase, Write)
 }
 
+// Locked reports whether a QEMU, qemu-img or qemu-storage-daemon has the image open, as far as its locks show. It takes no
+// lock. The errors are those of [CheckLock].
+func Locked(path string) (bool, error) {
+	f, _, err := open(path, os.O_RDONLY)
+	if err != nil {
+		return false, err
+	}
+	defer fsutil.CloseRead(f)
+	lock := unix.Flock_t{Type: unix.F_WRLCK, Start: usedBase, Len: locksEnd - usedBase}
+	err = unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &lock)
+	switch {
+	case errors.Is(err, unix.ENOLCK), errors.Is(err, unix.EOPNOTSUPP):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("%s: query its locks: %w", path, err)
+	}
+	return lock.Type != unix.F_UNLCK, nil
+}
+
 func checkByte(f *os.File, path string, base int64, p Permission) error {
 	// A write lock conflicts with any lock. The query, unlike taking the lock, works on a
 	// file that is open for reading.
@@ -116,49 +133,5 @@ func checkByte(f *os.File, path string, base int64, p Permission) error {
 	case lock.Type == unix.F_UNLCK:
 		return nil
 	}
-	return &LockedError{Path: path, Permission: p, InUse: base == usedBase, Holders: holders(f)}
-}
-
-// holders searches /proc for processes with locks on the file: the lock itself belongs to
-// an open file and names no process. It skips what it cannot read.
-func holders(f *os.File) []string {
-	var image unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &image); err != nil {
-		return nil
-	}
-	details, err := filepath.Glob("/proc/[0-9]*/fdinfo/[0-9]*")
-	if err != nil {
-		return nil
-	}
-	var found []string
-	for _, path := range details {
-		if !locks(path, &image) {
-			continue
-		}
-		process := filepath.Dir(filepath.Dir(path))
-		name, err := os.ReadFile(filepath.Join(process, "comm"))
-		if err != nil {
-			continue
-		}
-		holder := fmt.Sprintf("%s (pid %s)", strings.TrimSpace(string(name)), filepath.Base(process))
-		if !slices.Contains(found, holder) {
-			found = append(found, holder)
-		}
-	}
-	return found
-}
-
-// locks reports whether the open file whose /proc/PID/fdinfo entry is path is the
-// image, with locks on it.
-func locks(path string, image *unix.Stat_t) bool {
-	details, err := os.ReadFile(path)
-	if err != nil || !bytes.Contains(details, []byte("\nlock:")) ||
-		!bytes.Contains(details, fmt.Appendf(nil, ":%d ", image.Ino)) {
-		return false
-	}
-	// The device in the lock line is not always that of stat(2) (btrfs). The stat comes
-	// last because one on a dead network file system could hang.
-	var other unix.Stat_t
-	fd := filepath.Join(filepath.Dir(filepath.Dir(path)), "fd", filepath.Base(path))
-	return unix.Stat(fd, &other) == nil && other.Dev == image.Dev && other.Ino == image.Ino
+	return &LockedError{Path: path, Permission: p, InUse: base == usedBase, Holders: names(holdersOf(f))}
 }

@@ -39,7 +39,9 @@ func TestLocksOfQEMU(t *testing.T) {
 					t.Errorf("before: %v", err)
 				}
 			}
+			wantLocked(t, path, false)
 			hold(t, path, test.driver, test.writable)
+			wantLocked(t, path, true)
 			checkFree(t, path, image.Read, test.read)
 			checkFree(t, path, image.ReadWrite, test.readWrite)
 			sameAsQEMUOpens(t, path, test.driver)
@@ -81,6 +83,18 @@ func sameAsQEMUOpens(t *testing.T, path, driver string) {
 		if err != nil && ours == nil {
 			t.Errorf("access %d: QEMU could not open it: %s", access, out)
 		}
+	}
+}
+
+// wantLocked checks whether a program of QEMU's has the image open, and that one search finds which.
+func wantLocked(t *testing.T, path string, want bool) {
+	t.Helper()
+	if locked := must.Get(image.Locked(path))(t); locked != want {
+		t.Errorf("%s is locked: %v", path, locked)
+	}
+	holders := image.ReadHolders().Of(path)
+	if len(holders) > 0 != want || want && (!strings.HasPrefix(holders[0].String(), "qemu-") || holders[0].PID == os.Getpid()) {
+		t.Errorf("%s is held by %v", path, holders)
 	}
 }
 
