@@ -1,9 +1,11 @@
 package integration
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -47,6 +49,7 @@ func TestVolumeCreate(t *testing.T) {
 			pattern := []byte("what the guest writes to " + name)
 			for _, written := range []bool{false, true} {
 				tool(ctx, t, q.Socket, "--keystore", store, "attach", disk).want(t, 0)
+				wantAttached(ctx, t, store, disk)
 				dev := guestDisk(ctx, t, q, "vm1-vdb")
 				if size := must.Get(q.Guest().SizeOf(ctx, dev))(t); size != mib*peer.MiB {
 					t.Errorf("the guest sees %d bytes", size)
@@ -82,6 +85,7 @@ func TestVolumeInLibvirt(t *testing.T) {
 		virsh(ctx, t, l, "secret-set-value", made.Secret, "--file", filepath.Join(keys, made.Secret), "--plain")
 		virsh(ctx, t, l, "attach-device", d.Name, writeFile(t, target+".xml", made.DiskXML))
 	}
+	wantHeldByQEMU(ctx, t, store, dir, "vdb", "vdc")
 	for _, target := range []string{"vdb", "vdc"} {
 		if out := virsh(ctx, t, l, "domblkinfo", d.Name, target); !strings.Contains(out, "8388608") {
 			t.Errorf("%s: %s", target, out)
@@ -133,5 +137,49 @@ func TestMoveHeader(t *testing.T) {
 			command("attach-header", "--remove", detached).want(t, 0)
 			attached(inside, reads)
 		})
+	}
+}
+
+// usedVolume is what volume info and volume list say of the use of a volume.
+type usedVolume struct {
+	Path     string
+	Attached []struct{ VM, Target string }
+	InUse    bool `json:"in_use"`
+	InUseBy  []struct {
+		Name string
+		PID  int
+	} `json:"in_use_by"`
+	Birth   string `json:"key_birth"`
+	Checked []struct{ Slot *int }
+}
+
+// wantHeldByQEMU checks that volumes that luksplug has not attached are listed as in use by a QEMU.
+func wantHeldByQEMU(ctx context.Context, t *testing.T, store, dir string, names ...string) {
+	t.Helper()
+	var list struct{ Volumes []usedVolume }
+	run(ctx, t, exec.CommandContext(ctx, luksplug, "--keystore", store, "--output", "json", "volume", "list", "--pool", dir)).want(t, 0).decode(t, &list)
+	found := 0
+	for _, v := range list.Volumes {
+		if filepath.Dir(v.Path) != dir {
+			continue // of another test
+		}
+		found++
+		if !slices.Contains(names, filepath.Base(v.Path)) || len(v.Attached) != 0 || !v.InUse || len(v.InUseBy) != 1 || !strings.HasPrefix(v.InUseBy[0].Name, "qemu-system") || v.Birth == "" {
+			t.Errorf("%+v", v)
+		}
+	}
+	if found != len(names) {
+		t.Errorf("%d volumes of %v", found, names)
+	}
+	run(ctx, t, exec.CommandContext(ctx, luksplug, "--keystore", store, "volume", "info", filepath.Join(dir, names[0]))).want(t, 0).wantStdout(t, "in use", "by qemu-system")
+}
+
+// wantAttached checks that volume info shows the VM that has the volume of a disk, and the key slot that its secret opens.
+func wantAttached(ctx context.Context, t *testing.T, store, disk string) {
+	t.Helper()
+	var v usedVolume
+	run(ctx, t, exec.CommandContext(ctx, luksplug, "--keystore", store, "--output", "json", "volume", "info", disk, "--check")).want(t, 0).decode(t, &v)
+	if len(v.Attached) != 1 || v.Attached[0].Target != "vdb" || !v.InUse || len(v.InUseBy) == 0 || v.Birth == "" || len(v.Checked) != 1 || v.Checked[0].Slot == nil {
+		t.Errorf("%+v", v)
 	}
 }
