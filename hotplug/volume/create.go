@@ -148,6 +148,11 @@ func (r Request) complete() (Request, error) {
 	if _, err := r.LUKS.HeaderSize(); err != nil {
 		return r, fmt.Errorf("%w: %w", ErrUnsupported, err)
 	}
+	if r.Format == blockgraph.FormatQcow2 && r.Header == "" {
+		if err := r.LUKS.QEMUOpens(); err != nil { // nothing else opens a header inside a qcow2 image
+			return r, fmt.Errorf("%w inside a qcow2 image: %w", ErrUnsupported, err)
+		}
+	}
 	return r, nil
 }
 

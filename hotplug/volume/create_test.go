@@ -214,6 +214,7 @@ func TestCreateRefuses(t *testing.T) {
 		"an odd size":            {change(func(r *volume.Request) { r.Size++ }), volume.ErrRequest},
 		"a format":               {change(func(r *volume.Request) { r.Format = "vmdk" }), volume.ErrRequest},
 		"LUKS2 in qcow2":         {change(func(r *volume.Request) { r.Format, r.LUKS.Version = blockgraph.FormatQcow2, 2 }), volume.ErrRequest},
+		"no hash of QEMU's":      {change(func(r *volume.Request) { r.Format, r.LUKS.Hash = blockgraph.FormatQcow2, "sha3-256" }), volume.ErrUnsupported},
 		"a mode":                 {change(func(r *volume.Request) { r.Mode = 0o444 }), volume.ErrRequest},
 		"an encryption":          {change(func(r *volume.Request) { r.LUKS.Encryption = "serpent-xts-plain64" }), volume.ErrUnsupported},
 		"a file that is there":   {change(func(r *volume.Request) { r.Path = existing }), volume.ErrExists},

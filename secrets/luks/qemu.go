@@ -59,7 +59,27 @@ func (h *Header) QEMUOpens() error {
 	return nil
 }
 
+// QEMUOpens is like [Header.QEMUOpens], for a header that is to be made. The error wraps [ErrUnsupported].
+func (f Format) QEMUOpens() error {
+	f, e, err := f.complete()
+	switch {
+	case err != nil:
+		return err
+	case f.Version != 1:
+		return (&Header{Version: f.Version}).QEMUOpens()
+	}
+	return (&LUKS1{Cipher: e.cipher, Mode: e.mode + "-" + e.iv, Hash: f.Hash, KeyBytes: f.KeyBytes}).qemuSupports()
+}
+
 func (h *LUKS1) qemuOpens() error {
+	if err := h.qemuSupports(); err != nil {
+		return err
+	}
+	return h.qemuPlaces()
+}
+
+// qemuSupports refuses algorithms that QEMU's LUKS driver does not support.
+func (h *LUKS1) qemuSupports() error {
 	refuse := func(what, name string) error {
 		return fmt.Errorf("%w: QEMU's LUKS driver does not support the %s %q in %s-%s %s", ErrUnsupported, what, name, h.Cipher, h.Mode, h.Hash)
 	}
@@ -88,7 +108,7 @@ func (h *LUKS1) qemuOpens() error {
 		return fmt.Errorf("%w: QEMU aborts at the key material of %s-%s with a key of %d bits: %d bytes are not a whole number of sectors",
 			ErrUnsupported, h.Cipher, h.Mode, h.KeyBytes*8, h.MaterialSize())
 	}
-	return h.qemuPlaces()
+	return nil
 }
 
 // qemuPlaces refuses key material where QEMU's LUKS driver takes none, as in headers from
