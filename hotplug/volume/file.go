@@ -69,16 +69,11 @@ func (f *file) qcow2(ctx context.Context, size int64, header []byte) error {
 		extra = []*os.File{key}
 		options = []string{"--object", "secret,id=key,file=/proc/self/fd/3", "-o", "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10"}
 	}
-	cmd := exec.CommandContext(ctx, "qemu-img", append(append([]string{"create", "-q", "-f", "qcow2"}, options...), f.temporary, strconv.FormatInt(size, 10))...)
-	cmd.ExtraFiles = extra
-	var complaint bytes.Buffer
-	cmd.Stderr = &complaint
-	switch err := cmd.Run(); {
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case err != nil:
-		return fmt.Errorf("qemu-img create: %w: %s", err, strings.TrimSpace(complaint.String()))
-	case header == nil:
+	args := append(append([]string{"create", "-q", "-f", "qcow2"}, options...), f.temporary, strconv.FormatInt(size, 10))
+	if err := qemuImg(ctx, extra, args...); err != nil {
+		return err
+	}
+	if header == nil {
 		return f.write(func(opened growing) error { return opened.Sync() })
 	}
 	return f.write(func(opened growing) error {
@@ -94,6 +89,31 @@ func (f *file) qcow2(ctx context.Context, size int64, header []byte) error {
 		}
 		return opened.Sync()
 	})
+}
+
+// qemu-img measures how fast it derives keys, and fails where the clock of processor time does not advance meanwhile, which
+// happens by chance on a busy host (crypto/pbkdf.c).
+const (
+	noCPUTime       = "Unable to get accurate CPU usage"
+	qemuImgAttempts = 20
+)
+
+// qemuImg runs qemu-img, whose descriptors from 3 on are extra.
+func qemuImg(ctx context.Context, extra []*os.File, args ...string) error {
+	for attempt := 1; ; attempt++ {
+		cmd := exec.CommandContext(ctx, "qemu-img", args...)
+		cmd.ExtraFiles = extra
+		var complaint bytes.Buffer
+		cmd.Stderr = &complaint
+		switch err := cmd.Run(); {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case attempt == qemuImgAttempts || !strings.Contains(complaint.String(), noCPUTime):
+			return fmt.Errorf("qemu-img create: %w: %s", err, strings.TrimSpace(complaint.String()))
+		}
+	}
 }
 
 // oneTimeKey returns a file in memory with a random passphrase.

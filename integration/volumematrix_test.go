@@ -1,0 +1,456 @@
+package integration
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug/volume"
+	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
+	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/dir"
+	"github.com/luksplug/luksplug/secrets/luks"
+)
+
+// The axes of the matrix: all that luks.Format makes.
+var (
+	matrixCiphers = []string{"aes", "twofish"}
+	matrixModes   = map[string][]int{ // key lengths in bits
+		"xts-plain64": {256, 384, 512}, "xts-plain": {256, 384, 512},
+		"cbc-plain64": {128, 256}, "cbc-plain": {128, 256}, "cbc-essiv:sha256": {128, 256},
+	}
+	matrixHashes = []string{"sha1", "sha224", "sha256", "sha384", "sha512", "ripemd160", "sha3-224", "sha3-256", "sha3-384", "sha3-512", "blake2b-512", "blake2s-256"}
+)
+
+// cell is one kind of volume.
+type cell struct {
+	format   blockgraph.Format
+	detached bool
+	luks     luks.Format
+}
+
+func (c cell) String() string {
+	detached := ""
+	if c.detached {
+		detached = " detached"
+	}
+	return fmt.Sprintf("%s%s LUKS%d %s %d %s", c.format, detached, c.luks.Version, c.luks.Encryption, c.luks.KeyBytes*8, c.luks.Hash)
+}
+
+// inQcow2 reports whether the header is inside a qcow2 image, where only QEMU opens it.
+func (c cell) inQcow2() bool { return c.format == blockgraph.FormatQcow2 && !c.detached }
+
+// allCells are those that Create makes.
+func allCells() []cell {
+	var out []cell
+	for _, name := range matrixCiphers {
+		for mode, keys := range matrixModes {
+			for _, bits := range keys {
+				for _, hash := range matrixHashes {
+					for layout := range 8 {
+						c := cell{blockgraph.FormatRaw, layout&1 > 0, luks.Format{Version: 1 + layout>>1&1, Encryption: name + "-" + mode, KeyBytes: bits / 8, Hash: hash}}
+						if layout&4 > 0 {
+							c.format = blockgraph.FormatQcow2
+						}
+						if !c.inQcow2() || c.luks.QEMUOpens() == nil {
+							out = append(out, c)
+						}
+					}
+				}
+			}
+		}
+	}
+	return out
+}
+
+// someCells cover every value of every axis.
+func someCells() []cell {
+	const raw, qcow2 = blockgraph.FormatRaw, blockgraph.FormatQcow2
+	f := func(version int, encryption string, bits int, hash string) luks.Format {
+		return luks.Format{Version: version, Encryption: encryption, KeyBytes: bits / 8, Hash: hash}
+	}
+	return []cell{ // one has its header inside of qcow2, which takes QEMU seconds of measuring
+		{raw, false, f(1, "aes-xts-plain64", 512, "sha256")},
+		{raw, false, f(2, "aes-cbc-essiv:sha256", 256, "sha3-256")},
+		{raw, true, f(1, "aes-cbc-plain64", 128, "sha512")},
+		{raw, true, f(2, "aes-xts-plain64", 256, "blake2b-512")},
+		{raw, true, f(2, "twofish-cbc-plain", 256, "sha3-512")},
+		{raw, false, f(1, "twofish-xts-plain", 384, "sha1")},
+		{qcow2, false, f(1, "aes-xts-plain", 384, "sha384")},
+		{raw, false, f(1, "twofish-cbc-essiv:sha256", 128, "ripemd160")},
+		{qcow2, true, f(1, "twofish-xts-plain64", 512, "sha224")},
+		{qcow2, true, f(2, "aes-cbc-plain", 256, "sha3-224")},
+		{qcow2, true, f(2, "twofish-xts-plain64", 256, "sha3-384")},
+		{raw, true, f(1, "aes-cbc-essiv:sha256", 256, "blake2s-256")},
+	}
+}
+
+const (
+	matrixSize  = 1 << 20
+	matrixChunk = 64 << 10
+	// matrixBatch is how many volumes one process opens in turn.
+	matrixBatch = 60
+	// someDecrypted is how many volumes cryptsetup decrypts in a quick run.
+	someDecrypted = 2
+)
+
+// matrixVolume is a volume that was made for the matrix.
+type matrixVolume struct {
+	cell
+	path, header string
+	key          string // the file with its passphrase
+	opened       *luks.Header
+	// ephemeral is the header with which luksplug has QEMU open the volume, and ephemeralKey the file with its passphrase; "" in a
+	// qcow2 image.
+	ephemeral, ephemeralKey string
+	pattern                 int // of the last write
+}
+
+// TestVolumeMatrix: volumes that luksplug makes are opened by several releases of QEMU and by cryptsetup, and each reads what
+// another has written.
+func TestVolumeMatrix(t *testing.T) {
+	t.Parallel()
+	cells := someCells()
+	if peer.IsLong() {
+		cells = allCells()
+	}
+	var checked atomic.Int64
+	for at := 0; at < len(cells); at += matrixBatch {
+		part := cells[at:min(at+matrixBatch, len(cells))]
+		t.Run(part[0].String(), func(t *testing.T) {
+			t.Parallel()
+			ctx := bounded(t)
+			made := makeMatrix(ctx, t, part)
+			pattern := 1
+			for _, release := range matrixReleases(t) {
+				checked.Add(int64(release.exchange(ctx, t, made, pattern)))
+				pattern += 2
+			}
+			decrypted := 0
+			for _, v := range made {
+				checked.Add(int64(v.inCryptsetup(ctx, t)))
+				if v.detached && strings.HasPrefix(v.luks.Encryption, "aes") && (decrypted < someDecrypted || peer.IsLong()) {
+					v.decryptedBy(ctx, t)
+					decrypted++
+				}
+			}
+		})
+	}
+	t.Cleanup(func() { t.Logf("%d kinds of volumes, %d checks of one by a program", len(cells), checked.Load()) })
+}
+
+// makeMatrix makes volumes in files of the test.
+func makeMatrix(ctx context.Context, t *testing.T, cells []cell) []matrixVolume {
+	t.Helper()
+	keys, _ := volumeStore(t)
+	store := dir.New(keys)
+	define := func(ctx context.Context, d secrets.Document) (secrets.Keeper, error) {
+		return store, store.Define(ctx, d)
+	}
+	var out []matrixVolume
+	for i, c := range cells {
+		d := filepath.Join(shortDir(t, ""), fmt.Sprint(i))
+		must.OK(t, os.Mkdir(d, 0o700))
+		r := volume.Request{Path: filepath.Join(d, "image"), Format: c.format, Size: matrixSize, LUKS: c.luks}
+		if c.detached {
+			r.Header = filepath.Join(d, "header")
+		}
+		made := must.Get(volume.Create(ctx, r, define))(t)
+		v := matrixVolume{cell: c, path: r.Path, header: r.Header, key: filepath.Join(keys, made.Secret.UUID.String()), opened: made.LUKS}
+		if !c.inQcow2() {
+			v.makeEphemeral(ctx, t)
+		}
+		out = append(out, v)
+	}
+	return out
+}
+
+// makeEphemeral opens the volume as luksplug does, and writes its ephemeral header.
+func (v *matrixVolume) makeEphemeral(ctx context.Context, t *testing.T) {
+	t.Helper()
+	file := v.path
+	if v.header != "" {
+		file = v.header
+	}
+	f := must.Get(os.Open(file))(t)
+	defer func() { _ = f.Close() }() // only read
+	h := must.Get(luks.ReadHeader(f))(t)
+	key := must.Get(h.Unlock(ctx, must.Get(os.ReadFile(v.key))(t)))(t)
+	defer key.Wipe()
+	e := must.Get(luks.Ephemeral(key))(t)
+	defer e.Wipe()
+	v.ephemeral, v.ephemeralKey = must.File(t, must.Use(t, e)), must.File(t, must.Use(t, e.Passphrase()))
+}
+
+// release is a release of QEMU.
+type release struct {
+	dir      string // of its programs
+	detached bool   // it opens detached headers
+}
+
+// matrixReleases are QEMU 7.2, the installed one, and, if it is at hand, the newest.
+func matrixReleases(t *testing.T) []release {
+	t.Helper()
+	out := []release{{"", true}, {filepath.Dir(peer.MatrixQEMU(t, "bookworm")), false}}
+	cache := must.Get(peer.CacheDir())(t)
+	if found, _ := filepath.Glob(filepath.Join(cache, "qemu-sid-v*", "bin")); len(found) > 0 || peer.IsLong() {
+		out = append(out, release{filepath.Dir(peer.MatrixQEMU(t, "sid")), true})
+	}
+	return out
+}
+
+// exchange has the release write a pattern to every volume that it opens, by the volume's own header if it can, reads that
+// by luksplug's ephemeral header in the installed QEMU, writes the next pattern so, and has the release read that. It
+// returns how many volumes the release has opened.
+func (r release) exchange(ctx context.Context, t *testing.T, made []matrixVolume, pattern int) (opened int) {
+	t.Helper()
+	var first, ours, last []matrixCommand
+	for i := range made {
+		v := &made[i]
+		own := v.opened.QEMUOpens() == nil
+		if v.header != "" && !r.detached || !own && !r.detached {
+			continue // this release opens no other header than one in the image
+		}
+		opened++
+		v.pattern = pattern + 1
+		there := matrixCommand{v, own}
+		first = append(first, there)
+		last = append(last, there)
+		ours = append(ours, matrixCommand{v, v.inQcow2()})
+	}
+	at := fmt.Sprintf("0 %d", matrixChunk)
+	end := fmt.Sprintf("%d 512", matrixSize-512)
+	write := func(p int) []string {
+		return []string{fmt.Sprintf("write -P %d %s", p, at), fmt.Sprintf("write -P %d %s", p, end)}
+	}
+	read := func(p int) []string {
+		return []string{fmt.Sprintf("read -P %d %s", p, at), fmt.Sprintf("read -P %d %s", p, end)}
+	}
+	r.qemuIO(ctx, t, first, write(pattern))
+	release{"", true}.qemuIO(ctx, t, ours, slices.Concat(read(pattern), write(pattern+1)))
+	r.qemuIO(ctx, t, last, read(pattern+1))
+	return opened
+}
+
+// matrixCommand opens a volume by its own header, or by the ephemeral one.
+type matrixCommand struct {
+	volume *matrixVolume
+	own    bool
+}
+
+// qemuIO runs commands on each volume, in one process.
+func (r release) qemuIO(ctx context.Context, t *testing.T, volumes []matrixCommand, commands []string) {
+	t.Helper()
+	if len(volumes) == 0 {
+		return
+	}
+	var args []string
+	for i, c := range volumes {
+		key := c.volume.key
+		if !c.own {
+			key = c.volume.ephemeralKey
+		}
+		args = append(args, "--object", fmt.Sprintf("secret,id=s%d,file=%s", i, key))
+	}
+	for i, c := range volumes {
+		args = append(args, "-c", "open "+c.node(fmt.Sprintf("s%d", i)))
+		for _, command := range commands {
+			args = append(args, "-c", command)
+		}
+		args = append(args, "-c", "close")
+	}
+	out, err := peer.Output(ctx, filepath.Join(r.dir, "qemu-io"), args...)
+	done := strings.Count(out, "wrote ") + strings.Count(out, "read ")
+	if err == nil && done == len(volumes)*len(commands) && !strings.Contains(out, "ailed") {
+		return
+	}
+	if len(volumes) > 1 { // find the one
+		for _, c := range volumes {
+			r.qemuIO(ctx, t, []matrixCommand{c}, commands)
+		}
+	}
+	t.Errorf("%s: %d volumes by %q: %d of %d commands: %v\n%s", volumes[0].volume, len(volumes), r.dir, done, len(volumes)*len(commands), err, out)
+}
+
+// node names the volume for QEMU.
+func (c matrixCommand) node(secret string) string {
+	v := c.volume
+	file := fmt.Sprintf(`{"driver":"file","filename":%q}`, v.path)
+	if v.inQcow2() {
+		return fmt.Sprintf(`json:{"driver":"qcow2","encrypt":{"format":"luks","key-secret":%q},"file":%s}`, secret, file)
+	}
+	if v.format == blockgraph.FormatQcow2 {
+		file = fmt.Sprintf(`{"driver":"qcow2","file":%s}`, file)
+	}
+	header := v.header
+	if !c.own {
+		header = v.ephemeral
+	}
+	if header != "" {
+		header = fmt.Sprintf(`"header":{"driver":"file","filename":%q},`, header)
+	}
+	return fmt.Sprintf(`json:{"driver":"luks","key-secret":%q,%s"file":%s}`, secret, header, file)
+}
+
+// inCryptsetup checks the header by cryptsetup. It returns how many checks it has made.
+func (v *matrixVolume) inCryptsetup(ctx context.Context, t *testing.T) int {
+	t.Helper()
+	if v.inQcow2() {
+		return 0
+	}
+	file := v.path
+	if v.header != "" {
+		file = v.header
+	}
+	dump := must.Get(peer.Output(ctx, "cryptsetup", "luksDump", file))(t)
+	if !strings.Contains(dump, v.opened.UUID) || v.luks.Version == 2 && !strings.Contains(dump, "luksplug-data-key") {
+		t.Errorf("%s: luksDump: %s", v, dump)
+	}
+	if out, err := peer.Output(ctx, "cryptsetup", "repair", "--batch-mode", file); err != nil || strings.TrimSpace(out) != "" {
+		t.Errorf("%s: repair: %q, %v", v, out, err)
+	}
+	if strings.HasPrefix(v.luks.Encryption, "twofish") {
+		return 1 // cryptsetup takes it from the kernel, which need not have it for programs
+	}
+	if out, err := peer.Output(ctx, "cryptsetup", "open", "--test-passphrase", "--key-file", v.key, file); err != nil {
+		t.Errorf("%s: %v: %s", v, err, out)
+	}
+	return 1
+}
+
+// decryptedBy has cryptsetup decrypt a copy of the payload, and compares that. It decrypts LUKS2 only in a file: a LUKS1 header
+// is converted before.
+func (v *matrixVolume) decryptedBy(ctx context.Context, t *testing.T) {
+	t.Helper()
+	header, payload := must.File(t, must.Get(os.ReadFile(v.header))(t)), filepath.Join(t.TempDir(), "payload")
+	must.Get(peer.Output(ctx, "qemu-img", "convert", "-f", string(v.format), "-O", "raw", v.path, payload))(t)
+	if v.luks.Version == 1 {
+		must.Get(peer.Output(ctx, "cryptsetup", "convert", "--batch-mode", "--type", "luks2", header))(t)
+	}
+	out, err := peer.Output(ctx, "cryptsetup", "reencrypt", "--decrypt", "--force-offline-reencrypt", "--batch-mode", "--key-file", v.key, "--header", header, payload)
+	data := must.Get(os.ReadFile(payload))(t)
+	if err != nil || len(data) != matrixSize || !bytes.Equal(data[:matrixChunk], repeated(v.pattern, matrixChunk)) || !bytes.Equal(data[matrixSize-512:], repeated(v.pattern, 512)) {
+		t.Errorf("%s: cryptsetup reads other data: %v: %s", v, err, out)
+	}
+}
+
+// TestVolumesOfOthers: luksplug opens the volumes that QEMU and cryptsetup make, and reads what they have written.
+func TestVolumesOfOthers(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	key := writeFile(t, "key", "correct horse")
+	releases := matrixReleases(t)
+	var made []*matrixVolume
+	for i, r := range releases {
+		for j, format := range []blockgraph.Format{blockgraph.FormatRaw, blockgraph.FormatQcow2} {
+			for _, o := range qemuFormats(i == 0 && j == 1) { // making one takes QEMU seconds of measuring
+				made = append(made, r.makeIn(ctx, t, format, o, key))
+			}
+		}
+	}
+	made = append(made, ofCryptsetup(ctx, t, key)...)
+	var commands []matrixCommand
+	for _, v := range made {
+		run(ctx, t, v.info(ctx)).want(t, 0).wantStdout(t, "opens key slot 0")
+		if v.inQcow2() {
+			commands = append(commands, matrixCommand{v, true})
+			continue
+		}
+		v.makeEphemeral(ctx, t)
+		commands = append(commands, matrixCommand{v, false})
+	}
+	release{"", true}.qemuIO(ctx, t, commands, []string{fmt.Sprintf("read -P %d 0 %d", othersPattern, matrixChunk)})
+	t.Logf("%d volumes of others", len(made))
+}
+
+func repeated(p, n int) []byte { return bytes.Repeat([]byte{byte(p)}, n) }
+
+// othersPattern is what the makers of volumes write to them.
+const othersPattern = 7
+
+// qemuFormats are options with which QEMU makes LUKS volumes; in a quick run one or none.
+func qemuFormats(selected bool) []string {
+	const other = "cipher-alg=aes-128,cipher-mode=cbc,ivgen-alg=essiv,ivgen-hash-alg=sha256,hash-alg=sha1"
+	switch {
+	case !peer.IsLong() && selected:
+		return []string{other}
+	case !peer.IsLong():
+		return nil
+	}
+	some := []string{"", other}
+	for _, alg := range []string{"aes-128", "aes-192", "aes-256", "twofish-128", "twofish-192", "twofish-256"} {
+		for _, hash := range []string{"sha1", "sha224", "sha256", "sha384", "sha512", "ripemd160"} {
+			some = append(some, fmt.Sprintf("cipher-alg=%s,cipher-mode=xts,ivgen-alg=plain64,hash-alg=%s", alg, hash))
+			if !strings.HasSuffix(alg, "192") { // QEMU makes no cbc volume with 192 bits
+				some = append(some, fmt.Sprintf("cipher-alg=%s,cipher-mode=cbc,ivgen-alg=plain,hash-alg=%s", alg, hash))
+			}
+		}
+	}
+	return some
+}
+
+// makeIn has the release make a volume and write to it.
+func (r release) makeIn(ctx context.Context, t *testing.T, format blockgraph.Format, options, key string) *matrixVolume {
+	t.Helper()
+	v := &matrixVolume{cell: cell{format: format}, path: filepath.Join(shortDir(t, ""), "image"), key: key}
+	driver, prefix := "luks", ""
+	if v.inQcow2() {
+		driver, prefix = "qcow2", "encrypt."
+	}
+	all := []string{prefix + "key-secret=s", prefix + "iter-time=10"}
+	if v.inQcow2() {
+		all = append(all, "encrypt.format=luks")
+	}
+	for o := range strings.SplitSeq(options, ",") {
+		if o != "" {
+			all = append(all, prefix+o)
+		}
+	}
+	must.Run(t, "", filepath.Join(r.dir, "qemu-img"), "create", "-q", "-f", driver, "--object", "secret,id=s,file="+key, "-o", strings.Join(all, ","), v.path, fmt.Sprint(matrixSize))
+	r.qemuIO(ctx, t, []matrixCommand{{v, true}}, []string{fmt.Sprintf("write -P %d 0 %d", othersPattern, matrixChunk)})
+	return v
+}
+
+// ofCryptsetup are volumes that cryptsetup makes. It writes data without the kernel's device-mapper only when it encrypts a file
+// as LUKS2; QEMU writes those of LUKS1.
+func ofCryptsetup(ctx context.Context, t *testing.T, key string) []*matrixVolume {
+	t.Helper()
+	var out []*matrixVolume
+	fast := []string{"--batch-mode", "--key-file", key, "--pbkdf-force-iterations", "1000"}
+	for i, o := range [][]string{
+		{"--cipher", "aes-xts-plain64", "--key-size", "512", "--hash", "sha256"},
+		{"--cipher", "aes-cbc-essiv:sha256", "--key-size", "256", "--hash", "sha512"},
+		{"--cipher", "aes-cbc-plain64", "--key-size", "128", "--hash", "sha1"},
+	} {
+		if i == 2 && !peer.IsLong() {
+			break
+		}
+		one := &matrixVolume{cell: cell{format: blockgraph.FormatRaw}, path: writeFile(t, "image", ""), key: key}
+		must.OK(t, os.Truncate(one.path, 2<<20+matrixSize))
+		must.Get(peer.Output(ctx, "cryptsetup", slices.Concat([]string{"luksFormat", "--type", "luks1"}, fast, o, []string{one.path})...))(t)
+		release{"", true}.qemuIO(ctx, t, []matrixCommand{{one, true}}, []string{fmt.Sprintf("write -P %d 0 %d", othersPattern, matrixChunk)})
+		two := &matrixVolume{cell: cell{blockgraph.FormatRaw, true, luks.Format{}}, path: writeFile(t, "payload", string(repeated(othersPattern, matrixSize))), key: key}
+		two.header = filepath.Join(filepath.Dir(two.path), "header")
+		must.Get(peer.Output(ctx, "cryptsetup", slices.Concat([]string{"reencrypt", "--encrypt", "--type", "luks2", "--sector-size", "512", "--pbkdf", "pbkdf2", "--header", two.header}, fast, o, []string{two.path})...))(t)
+		out = append(out, one, two)
+	}
+	return out
+}
+
+// info returns the command that tries the key of a volume.
+func (v *matrixVolume) info(ctx context.Context) *exec.Cmd {
+	args := []string{"--passphrase-file", v.key, "volume", "info", "--check", v.path}
+	if v.header != "" {
+		args = append(args, "--header", v.header)
+	}
+	return exec.CommandContext(ctx, luksplug, args...)
+}
