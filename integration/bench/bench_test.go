@@ -18,7 +18,7 @@ func TestRun(t *testing.T) {
 	var out strings.Builder
 	must.OK(t, run(t.Context(), &out, size{single: 1, many: 1, disks: 2, process: 1, unlock: 1, iterTime: 1}))
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
-	if len(lines) < 3+7 || !strings.HasPrefix(lines[2], "luksplug  ") {
+	if len(lines) < 3+11 || !strings.HasPrefix(lines[2], "luksplug  ") {
 		t.Fatalf("no table:\n%s", out.String())
 	}
 	for _, line := range lines[3:] {

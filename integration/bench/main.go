@@ -61,7 +61,7 @@ func run(ctx context.Context, out io.Writer, n size) (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	rows, version, err := measureLibrary(ctx, dir, n)
-	for _, measure := range []func(context.Context, string, size) ([]row, error){measureCommand, measureUnlock} {
+	for _, measure := range []func(context.Context, string, size) ([]row, error){measureCommand, measureUnlock, measureVolumes} {
 		if err != nil {
 			return err
 		}
