@@ -46,10 +46,10 @@ func (t trial) json() trialJSON {
 }
 
 // trySecrets tries the passphrase of --passphrase-file, if it is given, and the secrets on a volume.
-func trySecrets(ctx context.Context, a *app, i *volume.Info, claims []volume.Stored) []trial {
+func trySecrets(ctx context.Context, a *app, i *volume.Info, claims []volume.Claim) []trial {
 	trials := []trial{}
 	if a.flags.passphrase != "" {
-		given := volume.Stored{Store: &given{app: a}}
+		given := volume.Claim{Store: &given{app: a}}
 		slot, err := trySecret(ctx, i, given)
 		trials = append(trials, trial{"", given.Store.String(), slot, err})
 	}
@@ -60,7 +60,7 @@ func trySecrets(ctx context.Context, a *app, i *volume.Info, claims []volume.Sto
 	return trials
 }
 
-func trySecret(ctx context.Context, i *volume.Info, s volume.Stored) (slot int, err error) {
+func trySecret(ctx context.Context, i *volume.Info, s volume.Claim) (slot int, err error) {
 	value, err := s.Store.Lookup(ctx, s.Document.Reference())
 	if err != nil {
 		return 0, err

@@ -85,20 +85,20 @@ func runVolumeInfo(ctx context.Context, a *app, name, header string, check bool)
 }
 
 // storedSecrets returns the secrets of the key stores. With an error, those of some stores are missing.
-func storedSecrets(ctx context.Context, a *app) ([]volume.Stored, error) {
+func storedSecrets(ctx context.Context, a *app) ([]volume.Claim, error) {
 	var all []found
 	err := withStores(ctx, a, func(ctx context.Context, stores []secrets.Store) (err error) {
 		all, err = listAll(ctx, stores, func(secrets.Store) {})
 		return err
 	})
-	var out []volume.Stored
+	var out []volume.Claim
 	for _, f := range all {
-		out = append(out, volume.Stored{Store: f.store, Document: f.document})
+		out = append(out, volume.Claim{Store: f.store, Document: f.document})
 	}
 	return out, err
 }
 
-func documents(all []volume.Stored) []secrets.Document {
+func documents(all []volume.Claim) []secrets.Document {
 	var out []secrets.Document
 	for _, s := range all {
 		out = append(out, s.Document)
@@ -163,7 +163,7 @@ func secretsOf(ctx context.Context, a *app, path string) ([]found, error) {
 // shownVolume is a volume with what the key stores say of it.
 type shownVolume struct {
 	*volume.Info
-	claims []volume.Stored
+	claims []volume.Claim
 	birth  volume.Birth
 	trials []trial // nil without --check
 	now    time.Time
@@ -264,7 +264,7 @@ func (v shownVolume) json() infoJSON {
 }
 
 // claimNames returns the names of secrets, which are their uuids.
-func claimNames(all []volume.Stored) []string {
+func claimNames(all []volume.Claim) []string {
 	names := []string{}
 	for _, s := range all {
 		names = append(names, secretName(s.Document))

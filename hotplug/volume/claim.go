@@ -12,27 +12,27 @@ import (
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
-// Stored is a secret in a key store.
-type Stored struct {
+// Claim is a secret in a key store that may name a volume.
+type Claim struct {
 	Store    secrets.Store
 	Document secrets.Document
 }
 
 // Claims returns the secrets that name a volume: first those whose usage is its path, then those that one of the references
 // names, then those whose description records its LUKS UUID. It reads no value.
-func Claims(i *Info, documents []Stored, references []secrets.Reference) []Stored {
+func Claims(i *Info, documents []Claim, references []secrets.Reference) []Claim {
 	return newClaims(documents).of(i.Path, i.LUKS, references)
 }
 
 // claims finds the secrets that name a volume.
 type claims struct {
-	documents []Stored
+	documents []Claim
 	byFile    map[string][]int // by the identity of the file that is the usage
 	byVolume  map[string][]int // by the LUKS UUID in the description, in lower case
 	byName    map[secrets.Reference][]int
 }
 
-func newClaims(documents []Stored) claims {
+func newClaims(documents []Claim) claims {
 	c := claims{documents, map[string][]int{}, map[string][]int{}, map[secrets.Reference][]int{}}
 	for i, s := range documents {
 		if path := s.Document.Volume(); path != "" {
@@ -50,7 +50,7 @@ func newClaims(documents []Stored) claims {
 }
 
 // of returns the secrets that name a volume. h is nil if its header cannot be read.
-func (c claims) of(path string, h *luks.Header, references []secrets.Reference) []Stored {
+func (c claims) of(path string, h *luks.Header, references []secrets.Reference) []Claim {
 	found := slices.Clone(c.byFile[identity(path)])
 	for _, ref := range references {
 		for _, i := range c.byName[secrets.Reference{UUID: ref.UUID, Usage: ref.Usage}] {
@@ -62,7 +62,7 @@ func (c claims) of(path string, h *luks.Header, references []secrets.Reference) 
 	if h != nil && h.UUID != "" {
 		found = append(found, c.byVolume[strings.ToLower(h.UUID)]...)
 	}
-	var out []Stored
+	var out []Claim
 	for at, i := range found {
 		if !slices.Contains(found[:at], i) {
 			out = append(out, c.documents[i])
@@ -72,7 +72,7 @@ func (c claims) of(path string, h *luks.Header, references []secrets.Reference) 
 }
 
 // documentsOf returns the documents of secrets.
-func documentsOf(all []Stored) []secrets.Document {
+func documentsOf(all []Claim) []secrets.Document {
 	var out []secrets.Document
 	for _, s := range all {
 		out = append(out, s.Document)

@@ -32,7 +32,7 @@ type Search struct {
 	// Pools are directories, whose own files are examined and not those of directories below.
 	Pools []string
 	// Documents are the secrets of the key stores.
-	Documents []Stored
+	Documents []Claim
 	// Uses are the attached disks, see [hotplug.Uses].
 	Uses []hotplug.Use
 }
@@ -44,7 +44,7 @@ type Listed struct {
 	Err     error
 	Sources []Source
 	// Secrets are those that name the volume, see [Claims].
-	Secrets []Stored
+	Secrets []Claim
 	Birth   Birth
 }
 

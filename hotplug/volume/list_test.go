@@ -25,11 +25,11 @@ import (
 )
 
 // storedIn returns the secrets of a store.
-func storedIn(t *testing.T, store *dir.Store) []volume.Stored {
+func storedIn(t *testing.T, store *dir.Store) []volume.Claim {
 	t.Helper()
-	var out []volume.Stored
+	var out []volume.Claim
 	for _, d := range must.Get(store.List(t.Context()))(t) {
-		out = append(out, volume.Stored{Store: store, Document: d})
+		out = append(out, volume.Claim{Store: store, Document: d})
 	}
 	return out
 }
@@ -186,14 +186,14 @@ func TestListMany(t *testing.T) {
 	defer key.Wipe()
 	defer passphrase.Wipe()
 	header := must.Get(f.Header(t.Context(), key, passphrase, f.MinimumCost()))(t)[:4096]
-	var documents []volume.Stored
+	var documents []volume.Claim
 	for i := range n {
 		id, path := uuid.NewString(), filepath.Join(pool, fmt.Sprint(i))
 		copy(header[uuidAt:], id)
 		must.OK(t, os.WriteFile(path, header, 0o600))
 		must.OK(t, os.Truncate(path, f.PayloadOffset+size))
 		d := secrets.Document{UUID: uuid.New(), UsageType: secrets.UsageVolume, Usage: path}.WithKeyBirth(id, begin.Add(time.Duration(i*7%n)*time.Hour))
-		documents = append(documents, volume.Stored{Document: d})
+		documents = append(documents, volume.Claim{Document: d})
 	}
 	start := time.Now()
 	all := must.Get(volume.List(t.Context(), volume.Search{Pools: []string{pool}, Documents: documents}, begin.Add(n*time.Hour)))(t)
