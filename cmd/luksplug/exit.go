@@ -60,11 +60,12 @@ func exitCode(err error) int {
 		return exitUnsupported
 	case is[*inUseError](err), errors.Is(err, secrets.ErrConflict), errors.Is(err, secrets.ErrPersistent), errors.Is(err, libvirtvm.ErrSecretInXML), errors.Is(err, errNotInMemory),
 		errors.Is(err, volume.ErrExists), errors.Is(err, volume.ErrNoVolume),
-		errors.Is(err, volume.ErrAttached), errors.Is(err, volume.ErrOtherVolume), errors.Is(err, volume.ErrPlace):
+		errors.Is(err, volume.ErrAttached), errors.Is(err, volume.ErrOtherVolume), errors.Is(err, volume.ErrPlace),
+		errors.Is(err, volume.ErrSize), errors.Is(err, volume.ErrShrink), errors.Is(err, volume.ErrFixedSize):
 		return exitRefused
 	case is[*fsutil.WaitError](err): // the question for a passphrase was not answered
 		return exitFailed
-	case is[*hotplug.SecretError](err), is[*secrets.StoreError](err), errors.Is(err, volume.ErrWrongPassphrase), errors.Is(err, hotplug.ErrUnusableSecret):
+	case is[*hotplug.SecretError](err), is[*secrets.StoreError](err), errors.Is(err, volume.ErrWrongPassphrase), errors.Is(err, volume.ErrPassphrase), errors.Is(err, hotplug.ErrUnusableSecret):
 		return exitSecret
 	case is[*hotplug.PreflightError](err), is[*blockgraph.PlacementError](err),
 		is[*hotplug.NotHeldError](err), is[*hotplug.LockedError](err), errors.Is(err, hotplug.ErrUntrusted):

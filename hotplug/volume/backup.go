@@ -18,7 +18,7 @@ import (
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
-// Errors of [BackupHeader] and [RestoreHeader]. Test with errors.Is.
+// Errors of the operations on a volume. Test with errors.Is.
 var (
 	// ErrAttached: a VM has the volume.
 	ErrAttached = errors.New("a VM uses the volume")
@@ -210,10 +210,8 @@ func RestoreHeader(ctx context.Context, r Restoring) (*Restored, error) {
 }
 
 func (r Restoring) restore(ctx context.Context) (*Restored, error) {
-	for _, u := range r.Attached {
-		if image.SameFile(u.Payload, r.Path) || r.Header != "" && u.Header != "" && image.SameFile(u.Header, r.Header) {
-			return nil, fmt.Errorf("%w: it is disk %s of %s: detach it first", ErrAttached, u.Target, u.VM)
-		}
+	if err := checkAttached(r.Attached, r.Path, r.Header); err != nil {
+		return nil, err
 	}
 	content, backup, err := r.readBackup(ctx)
 	if err != nil {
@@ -231,8 +229,8 @@ func (r Restoring) restore(ctx context.Context) (*Restored, error) {
 		return nil, fmt.Errorf("%w: the backup has %d bytes, and the header's place %d", ErrPlace, len(content), p.length)
 	}
 	for _, path := range []string{r.Path, p.path} {
-		if err := image.CheckLock(path, image.ReadWrite); err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrAttached, err)
+		if err := checkLock(path); err != nil {
+			return nil, err
 		}
 	}
 	p.length = int64(len(content))

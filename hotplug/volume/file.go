@@ -16,6 +16,7 @@ import (
 
 	"github.com/luksplug/luksplug/hotplug/internal/image"
 	"github.com/luksplug/luksplug/internal/fsutil"
+	"github.com/luksplug/luksplug/secrets"
 )
 
 // file is a file that is being made. Until it is published it has a name of its own.
@@ -98,13 +99,18 @@ func (f *file) qcow2(ctx context.Context, size int64, header []byte) error {
 
 // oneTimeKey returns a file in memory with a random passphrase.
 func oneTimeKey() (*os.File, error) {
+	passphrase := randomPassphrase()
+	defer passphrase.Wipe()
+	return keyFile(passphrase)
+}
+
+// keyFile returns a file in memory with a passphrase, for a program that reads it by its descriptor.
+func keyFile(passphrase *secrets.Secret) (*os.File, error) {
 	fd, err := unix.MemfdCreate("luksplug-passphrase", unix.MFD_CLOEXEC)
 	if err != nil {
 		return nil, err
 	}
 	f := os.NewFile(uintptr(fd), "luksplug-passphrase")
-	passphrase := randomPassphrase()
-	defer passphrase.Wipe()
 	if err := passphrase.Use(func(value []byte) error {
 		_, err := f.WriteAt(value, 0)
 		return err

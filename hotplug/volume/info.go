@@ -42,21 +42,9 @@ func Inspect(ctx context.Context, path, header string, uses []hotplug.Use) (*Inf
 	if err != nil {
 		return nil, err
 	}
-	i := &Info{Path: path, Header: header, Format: string(probed.Format), Block: probed.Block, LUKS: probed.LUKS}
-	if probed.Format == image.LUKS {
-		i.Format = string(image.Raw)
-	}
-	if probed.Qcow2 != nil {
-		i.LUKS, i.Inside = probed.Qcow2.LUKS, probed.Qcow2.LUKS != nil
-	}
-	if header != "" {
-		if i.LUKS, err = readHeader(header); err != nil {
-			return nil, fmt.Errorf("%s: %w", header, err)
-		}
-		i.Inside = false
-	}
-	if i.LUKS == nil {
-		return nil, fmt.Errorf("%s: %w: name its header if that is in a file of its own", path, ErrNoVolume)
+	i, err := layoutOf(probed, header)
+	if err != nil {
+		return nil, err
 	}
 	if i.Stored, err = stored(path); err != nil {
 		return nil, err
@@ -70,6 +58,28 @@ func Inspect(ctx context.Context, path, header string, uses []hotplug.Use) (*Inf
 		if image.SameFile(u.Payload, path) {
 			i.Attached = append(i.Attached, u)
 		}
+	}
+	return i, nil
+}
+
+// layoutOf returns what an image and its header are, header being "" for one in the image.
+func layoutOf(probed *image.Info, header string) (*Info, error) {
+	i := &Info{Path: probed.Path, Header: header, Format: string(probed.Format), Block: probed.Block, LUKS: probed.LUKS}
+	if probed.Format == image.LUKS {
+		i.Format = string(image.Raw)
+	}
+	if probed.Qcow2 != nil {
+		i.LUKS, i.Inside = probed.Qcow2.LUKS, probed.Qcow2.LUKS != nil
+	}
+	if header != "" {
+		var err error
+		if i.LUKS, err = readHeader(header); err != nil {
+			return nil, fmt.Errorf("%s: %w", header, err)
+		}
+		i.Inside = false
+	}
+	if i.LUKS == nil {
+		return nil, fmt.Errorf("%s: %w: name its header if that is in a file of its own", probed.Path, ErrNoVolume)
 	}
 	return i, nil
 }
