@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -45,8 +46,8 @@ type resizeCase struct {
 	path   string
 }
 
-// prepare makes the volume and attaches it.
-func (c *resizeCase) prepare(ctx context.Context, t *testing.T, q *peer.QEMU, store string) {
+// attached makes the volume and attaches it.
+func (c *resizeCase) attached(ctx context.Context, t *testing.T, q *peer.QEMU, store string) {
 	t.Helper()
 	dir := shortDir(t, "")
 	c.path, c.serial = filepath.Join(dir, "image"), "vm1-"+c.target
@@ -62,7 +63,6 @@ func (c *resizeCase) prepare(ctx context.Context, t *testing.T, q *peer.QEMU, st
 	}
 	c.disk = writeFile(t, c.target+".xml", xml)
 	tool(ctx, t, q.Socket, append([]string{"--keystore", store, "attach", c.disk}, c.attach...)...).want(t, 0)
-	c.dev = guestDisk(ctx, t, q, c.serial)
 }
 
 // TestResizeAttached: disks of all layouts grow while a guest uses them, and the guest sees that. No sector is lost.
@@ -86,7 +86,8 @@ func TestResizeAttached(t *testing.T) {
 	for _, name := range slices.Sorted(maps.Keys(cases)) {
 		c := cases[name]
 		t.Run(name, func(t *testing.T) {
-			c.prepare(ctx, t, q, store)
+			c.attached(ctx, t, q, store)
+			c.dev = guestDisk(ctx, t, q, c.serial)
 			g := q.Guest()
 			writeSector(ctx, t, g, c.dev, c.size-512, sectorMark("old-end"))
 			grown := c.size + 5*mib + 512
@@ -112,5 +113,115 @@ func TestResizeAttached(t *testing.T) {
 			c.dev = guestDisk(ctx, t, q, c.serial)
 			wantSector(ctx, t, g, c.dev, grown-512, sectorMark("new-end"))
 		})
+	}
+}
+
+// TestResizeRefused: what would not follow is refused before anything is changed.
+func TestResizeRefused(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	q := peer.Start(t, peer.Options{Paused: true, SCSI: true})
+	_, store := volumeStore(t)
+	send := func(name string, args map[string]any) {
+		t.Helper()
+		must.Get(q.Query(ctx, name, args))(t)
+	}
+	for name, c := range map[string]struct {
+		resizeCase
+		flags  []string
+		before func(c *resizeCase)
+		want   string
+		code   int
+	}{
+		"external":  {resizeCase: resizeCase{target: "sda", attach: []string{"--unlock", "external"}}, want: "storage daemon", code: 5},
+		"read-only": {resizeCase: resizeCase{target: "sdc", edit: strings.NewReplacer("<target", "<readonly/><target")}, want: "read-only", code: 5},
+		"transient": {resizeCase: resizeCase{target: "sdd", edit: strings.NewReplacer("<target", "<transient/><target")}, want: "transient", code: 5},
+		"a job": {resizeCase: resizeCase{target: "sde"}, before: func(*resizeCase) {
+			send("blockdev-add", map[string]any{"driver": "file", "filename": sized(t, "copy", 8*peer.MiB), "node-name": "copy"})
+			send("blockdev-mirror", map[string]any{"job-id": "j", "device": "luksplug-sde-luks", "target": "copy", "sync": "full", "speed": 1})
+		}, want: "job j (mirror)", code: 5},
+		"a larger file": {resizeCase: resizeCase{target: "sdf"}, before: func(c *resizeCase) {
+			must.OK(t, os.Truncate(c.path, 64*peer.MiB))
+		}, want: "has grown to 67108864 bytes", code: 5},
+		"no space":             {resizeCase: resizeCase{target: "sdg"}, flags: []string{"--preallocate", "+4096T"}, want: "no space left", code: 6},
+		"qcow2 not allocated":  {resizeCase: resizeCase{target: "sdh", create: []string{"--format", "qcow2", "--header", "HEADER"}}, flags: []string{"--preallocate", "16M"}, want: "the image is qcow2", code: 5},
+		"qcow2 as no file can": {resizeCase: resizeCase{target: "sdi", create: []string{"--format", "qcow2", "--header", "HEADER"}}, flags: []string{"4096P"}, want: "as it was before", code: 6},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c.size = 8 * peer.MiB
+			c.attached(ctx, t, q, store)
+			if c.before != nil {
+				c.before(&c.resizeCase)
+			}
+			old := must.Get(os.Stat(c.path))(t).Size()
+			before := stateOf(ctx, t, q)
+			if c.flags == nil {
+				c.flags = []string{"16M"}
+			}
+			r := tool(ctx, t, q.Socket, append([]string{"volume", "resize", c.target}, c.flags...)...).want(t, c.code)
+			if !strings.Contains(r.stderr, c.want) {
+				t.Errorf("%s", r.stderr)
+			}
+			if now := must.Get(os.Stat(c.path))(t).Size(); now != old {
+				t.Errorf("the file has %d bytes, and had %d", now, old)
+			}
+			wantSame(ctx, t, q, before)
+		})
+	}
+}
+
+// TestResizeFails: if QEMU refuses, a file that was grown gets its size back. If no answer comes, QEMU is queried.
+func TestResizeFails(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	q := peer.Start(t, peer.Options{Paused: true, SCSI: true})
+	_, store := volumeStore(t)
+	c := resizeCase{target: "sda", size: 8 * peer.MiB}
+	c.attached(ctx, t, q, store)
+	old := must.Get(os.Stat(c.path))(t).Size()
+	refusing := peer.NewProxy(t, q.Socket, peer.FailCommand("block_resize"))
+	for _, flags := range [][]string{{"16M"}, {"16M", "--preallocate"}} {
+		r := tool(ctx, t, refusing.Address, append([]string{"volume", "resize", "sda"}, flags...)...).want(t, 6)
+		if !strings.Contains(r.stderr, "as it was before") {
+			t.Errorf("%s", r.stderr)
+		}
+		if now := must.Get(os.Stat(c.path))(t).Size(); now != old {
+			t.Errorf("%v: the file has %d bytes, and had %d", flags, now, old)
+		}
+	}
+	// Without an answer: QEMU has done it.
+	cutting := peer.NewProxy(t, q.Socket, peer.CutAtStep(1, peer.CutBeforeReply))
+	tool(ctx, t, cutting.Address, "volume", "resize", "sda", "16M").want(t, 0)
+	// Other VMs would keep the size of a disk that they share.
+	shared := writeFile(t, "sdb.xml", "<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='"+sized(t, "shared", 8*peer.MiB)+"'/><shareable/><target dev='sdb' bus='scsi'/></disk>")
+	tool(ctx, t, q.Socket, "attach", shared).want(t, 0)
+	if r := tool(ctx, t, q.Socket, "volume", "resize", "sdb", "16M").want(t, 5); !strings.Contains(r.stderr, "shareable") {
+		t.Errorf("%s", r.stderr)
+	}
+	// A file that already has its new size, after a run that was killed, is resized by the next.
+	must.OK(t, os.Truncate(c.path, old+16*peer.MiB))
+	tool(ctx, t, q.Socket, "volume", "resize", "sda", "24M").want(t, 0)
+	if now := must.Get(os.Stat(c.path))(t).Size(); now != old+16*peer.MiB {
+		t.Errorf("the file has %d bytes", now)
+	}
+}
+
+// TestResizeBlockDevice: a device of the host is resized by its owner, and the VM is told.
+func TestResizeBlockDevice(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	q := peer.Start(t, peer.Options{Paused: true, SCSI: true})
+	v := peer.NewVolume(t, peer.DetachedRaw)
+	device := loopDevice(t, v.Payload)
+	xml := strings.NewReplacer("type='file' device='disk'", "type='block' device='disk'", "file='"+v.Payload+"'", "dev='"+device+"'").Replace(v.DiskXML("sda", "scsi"))
+	tool(ctx, t, q.Socket, attachArgs(t, v, xml)...).want(t, 0)
+	if r := tool(ctx, t, q.Socket, "volume", "resize", "sda", "80M").want(t, 5); !strings.Contains(r.stderr, "which makes 67108864 bytes now") {
+		t.Errorf("%s", r.stderr)
+	}
+	must.OK(t, os.Truncate(v.Payload, 80*peer.MiB))
+	must.Get(exec.Command("losetup", "--set-capacity", device).CombinedOutput())(t)
+	tool(ctx, t, q.Socket, "volume", "resize", "sda", "80M").want(t, 0)
+	if r := tool(ctx, t, q.Socket, "list").want(t, 0); !strings.Contains(r.stdout, "80 MiB") {
+		t.Errorf("%s", r.stdout)
 	}
 }

@@ -88,6 +88,18 @@ func (g *Growth) checkLimit() error {
 // Needed reports whether the file changes.
 func (g *Growth) Needed() bool { return !g.Block && g.Old != g.New }
 
+// checkSpace refuses an allocation for which the file system has no space: trying would fill it for all others.
+func (g *Growth) checkSpace() error {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(g.f.Fd()), &st); err != nil {
+		return fmt.Errorf("read the free space for %s: %w", g.path, err)
+	}
+	if free := int64(st.Bavail) * st.Bsize; g.New-g.Old > free {
+		return fmt.Errorf("allocate %d bytes for %s: its file system has %d: %w", g.New-g.Old, g.path, free, unix.ENOSPC)
+	}
+	return nil
+}
+
 // step is how many bytes are allocated at once, so that ctx can end it.
 const step = 1 << 30
 
@@ -100,6 +112,11 @@ func (g *Growth) Grow(ctx context.Context, how Space, report func(done int64)) e
 	}
 	if err := ctx.Err(); err != nil {
 		return err
+	}
+	if how == Allocated {
+		if err := g.checkSpace(); err != nil {
+			return err
+		}
 	}
 	// Beyond the end of the file, so that a full disk is noticed before the size changes.
 	for at := g.Old; how == Allocated && at < g.New; at = min(at+step, g.New) {
