@@ -1,6 +1,7 @@
 package image
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -150,17 +151,44 @@ func (g *Growth) Undo() error {
 		return fmt.Errorf("%s has %d bytes, and stays so: another program has changed its size", g.path, now)
 	}
 	if now == g.New {
-		switch at, err := unix.Seek(int(g.f.Fd()), g.Old, unix.SEEK_DATA); {
-		case err == nil:
-			return fmt.Errorf("%s has data at byte %d, beyond its old size, and keeps its new one", g.path, at)
-		case !errors.Is(err, unix.ENXIO):
-			return fmt.Errorf("find what was written to %s: %w", g.path, err)
+		if err := g.checkUnwritten(); err != nil {
+			return err
 		}
 	}
 	if err := g.f.Truncate(g.Old); err != nil { // also frees what lies beyond the end
 		return fmt.Errorf("change the size of %s back: %w", g.path, err)
 	}
 	return g.f.Sync()
+}
+
+// checkUnwritten refuses a file that has data beyond its old size. A file system may report parts that read as zeros as
+// data, such as the rest of the last block.
+func (g *Growth) checkUnwritten() error {
+	b := make([]byte, 1<<20)
+	for at := g.Old; at < g.New; {
+		begin, err := unix.Seek(int(g.f.Fd()), at, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) {
+			return nil // none any more
+		}
+		var end int64
+		if err == nil {
+			end, err = unix.Seek(int(g.f.Fd()), begin, unix.SEEK_HOLE)
+		}
+		if err != nil {
+			return fmt.Errorf("find what was written to %s: %w", g.path, err)
+		}
+		for at = begin; at < end; {
+			n, err := g.f.ReadAt(b[:min(int64(len(b)), end-at)], at)
+			if n == 0 {
+				return fmt.Errorf("read %s: %w", g.path, err)
+			}
+			if len(bytes.TrimLeft(b[:n], "\x00")) > 0 {
+				return fmt.Errorf("%s has data from byte %d on, beyond its old size, and keeps its new one", g.path, at)
+			}
+			at += int64(n)
+		}
+	}
+	return nil
 }
 
 // Close closes the file.
