@@ -61,7 +61,7 @@ func exitCode(err error) int {
 	case is[*inUseError](err), errors.Is(err, secrets.ErrConflict), errors.Is(err, secrets.ErrPersistent), errors.Is(err, libvirtvm.ErrSecretInXML), errors.Is(err, errNotInMemory),
 		errors.Is(err, volume.ErrExists), errors.Is(err, volume.ErrNoVolume),
 		errors.Is(err, volume.ErrAttached), errors.Is(err, volume.ErrOtherVolume), errors.Is(err, volume.ErrPlace),
-		errors.Is(err, volume.ErrSize), errors.Is(err, volume.ErrShrink), errors.Is(err, volume.ErrFixedSize):
+		errors.Is(err, volume.ErrSize), errors.Is(err, volume.ErrShrink), errors.Is(err, volume.ErrFixedSize), errors.Is(err, volume.ErrInUse):
 		return exitRefused
 	case is[*fsutil.WaitError](err): // the question for a passphrase was not answered
 		return exitFailed

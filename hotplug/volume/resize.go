@@ -65,8 +65,8 @@ type Resized struct {
 // payload in it. A raw file is extended or cut off at once, a qcow2 image by qemu-img. All of it is synced. A block device
 // must have the new size already.
 //
-// Errors before the first change wrap [ErrSize], [ErrShrink], [ErrFixedSize], [ErrAttached], [ErrNoVolume], those of the file
-// system and those of luks.ReadHeader. Later ones are of the file system and of qemu-img, and the volume has its old
+// Errors before the first change wrap [ErrSize], [ErrShrink], [ErrFixedSize], [ErrAttached], [ErrNoVolume], [ErrPassphrase],
+// [ErrWrongPassphrase], those of the file system and those of luks.ReadHeader. Later ones are of the file system and of qemu-img, and the volume has its old
 // size, or a [*LeftError] says what it has instead.
 func Resize(ctx context.Context, r Resizing) (*Resized, error) {
 	out, err := r.resize(ctx)
@@ -232,6 +232,17 @@ func (r Resizing) key(ctx context.Context) (*os.File, error) {
 		return nil, fmt.Errorf("%w: qemu-img needs the passphrase of a qcow2 image with its header inside", ErrPassphrase)
 	}
 	defer passphrase.Wipe()
+	p, err := locate(r.Path, "", 0)
+	if err != nil {
+		return nil, err
+	}
+	content, err := p.read()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := opened(ctx, content, passphrase); err != nil { // which qemu-img says in words only
+		return nil, err
+	}
 	return keyFile(passphrase)
 }
 

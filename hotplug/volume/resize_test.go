@@ -103,7 +103,7 @@ func wantPassphrase(t *testing.T, r volume.Resizing) {
 		t.Errorf("without the passphrase: %v", err)
 	}
 	r.Passphrase = func(context.Context) (*secrets.Secret, error) { return secrets.New([]byte("wrong")), nil }
-	if _, err := volume.Resize(t.Context(), r); err == nil || !strings.Contains(err.Error(), "Invalid password") {
+	if _, err := volume.Resize(t.Context(), r); !errors.Is(err, volume.ErrWrongPassphrase) {
 		t.Errorf("with a wrong passphrase: %v", err)
 	}
 }
