@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -76,27 +77,25 @@ func TestVolumeDestroy(t *testing.T) {
 	}
 }
 
-// TestVolumeDestroyInLibvirt: a domain that is off names a volume, which takes --force; one that runs refuses it. A secret that
+// destroyInLibvirt destroys volumes beside a domain that is off and names one of them, which takes --force. A secret that
 // another volume uses stays.
-func TestVolumeDestroyInLibvirt(t *testing.T) {
-	t.Parallel()
-	ctx := bounded(t)
-	l := peer.Libvirtd(t)
-	d := must.Get(l.StartDomain(ctx, peer.DomainOptions{Name: "vm1"}))(t)
+func destroyInLibvirt(ctx context.Context, t *testing.T, l *peer.Libvirt) {
+	t.Helper()
+	d := must.Get(l.StartDomain(ctx, peer.DomainOptions{Name: "vm2", Persistent: true, Off: true}))(t)
 	dir := shortDir(t, "")
 	_, store := volumeStore(t)
 	inside := func(args ...string) result {
 		return run(ctx, t, l.Inside(ctx, luksplug, append([]string{"--connect", l.URI, "--keystore", store}, args...)...))
 	}
 	path := filepath.Join(dir, "vdb")
-	disk := writeFile(t, "vdb.xml", inside("volume", "create", "vm1-vdb", "--size", "8M", "--path", path).want(t, 0).stdout)
+	disk := writeFile(t, "vdb.xml", inside("volume", "create", "vm2-vdb", "--size", "8M", "--path", path).want(t, 0).stdout)
 	virsh(ctx, t, l, "attach-device", d.Name, disk, "--config")
-	if r := inside("volume", "destroy", disk, "--yes").want(t, 5); !strings.Contains(r.stderr, "domain vm1") || !strings.Contains(r.stderr, "--force") {
+	if r := inside("volume", "destroy", disk, "--yes").want(t, 5); !strings.Contains(r.stderr, "domain vm2") || !strings.Contains(r.stderr, "--force") {
 		t.Errorf("%s", r.stderr)
 	}
 	other := filepath.Join(dir, "vdc")
 	uuid := secretIn(t, disk)
-	inside("volume", "create", "vm1-vdc", "--size", "8M", "--path", other, "--secret", uuid).want(t, 0)
+	inside("volume", "create", "vm2-vdc", "--size", "8M", "--path", other, "--secret", uuid).want(t, 0)
 	if r := inside("volume", "destroy", other, "--secret", uuid, "--yes").want(t, 0); !strings.Contains(r.stdout, "stays") {
 		t.Errorf("the secret of another volume: %s", r.stdout)
 	}

@@ -97,4 +97,5 @@ func TestVolumeInLibvirt(t *testing.T) {
 	if r := viaVirsh(ctx, t, l, d.Name, "list").want(t, 0); !strings.Contains(r.stdout, "16 MiB") {
 		t.Errorf("%s", r.stdout)
 	}
+	destroyInLibvirt(ctx, t, l)
 }

@@ -45,7 +45,7 @@ func (d Destroying) remains(out *Destroyed, f *os.File) ([]string, error) {
 		if err := unix.Fstatfs(int(f.Fd()), &system); err != nil {
 			return nil, err
 		}
-		if why := keepers[int64(system.Type)]; why != "" {
+		if why := keepers[system.Type]; why != "" {
 			found = append(found, why)
 		}
 		if image.Shared(f, out.Offset, out.Length) {

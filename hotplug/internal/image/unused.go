@@ -137,7 +137,7 @@ const (
 func Shared(f *os.File, offset, length int64) bool {
 	for end := offset + length; offset < end; {
 		m := fiemap{start: uint64(offset), length: uint64(end - offset), count: 1}
-		_, _, failed := unix.Syscall(unix.SYS_IOCTL, f.Fd(), fsIocFiemap, uintptr(unsafe.Pointer(&m)))
+		_, _, failed := unix.Syscall(unix.SYS_IOCTL, f.Fd(), fsIocFiemap, uintptr(unsafe.Pointer(&m))) //nolint:gosec // an ioctl that package unix does not have
 		if failed != 0 || m.mapped == 0 {
 			return false
 		}
