@@ -189,3 +189,14 @@ func TestGrowthIsUndone(t *testing.T) {
 		}
 	}
 }
+
+// TestResizedFileIsOpen: a file that QEMU names, and that its process does not have open, is not resized.
+func TestResizedFileIsOpen(t *testing.T) {
+	t.Parallel()
+	path := must.File(t, make([]byte, 4096))
+	if _, err := image.OpenGrowth(os.Getppid(), path, 8192); !errors.Is(err, image.ErrNotOpen) {
+		t.Errorf("%v", err)
+	}
+	g := must.Get(image.OpenGrowth(os.Getpid(), path, 8192))(t) // which has it open by that
+	g.Close()
+}
