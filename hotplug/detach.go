@@ -64,7 +64,7 @@ func (vm *VM) Detach(ctx context.Context, target string, options DetachOptions) 
 	if disk == nil {
 		return nil, vm.notHeld(ctx, target, state)
 	}
-	if err := vm.checkUnused(ctx, disk); err != nil {
+	if err := vm.checkUnused(ctx, disk, "detach"); err != nil {
 		return nil, err
 	}
 	if disk.Device != "" && !options.Force {

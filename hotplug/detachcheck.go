@@ -23,9 +23,9 @@ var ErrNoAgent = guestagent.ErrNone
 // org.qemu.guest_agent.0, for which QEMU listens and which has no other client.
 func AgentSocket(path string) Agent { return guestagent.Socket(path, 0) }
 
-// checkUnused refuses to detach a disk whose nodes something else uses: the device would
-// leave the guest, and the nodes would stay.
-func (vm *VM) checkUnused(ctx context.Context, disk *AttachedDisk) error {
+// checkUnused refuses an operation on a disk whose nodes something else uses. After a detach the device would have
+// left the guest, and the nodes would stay; a resize would fail, or change the size below a job that runs.
+func (vm *VM) checkUnused(ctx context.Context, disk *AttachedDisk, operation string) error {
 	users, err := inventory.ReadNodeUsers(ctx, vm.conn)
 	if err != nil {
 		return fmt.Errorf("disk %s: %w", disk.Target, err)
@@ -35,7 +35,7 @@ func (vm *VM) checkUnused(ctx context.Context, disk *AttachedDisk) error {
 		return nil
 	}
 	return &PreflightError{Target: disk.Target, Cause: ErrDiskInUse,
-		Reason: fmt.Sprintf("it is in use in the VM by %s: %s, and detach again", usersText(found), endOf(found))}
+		Reason: fmt.Sprintf("it is in use in the VM by %s: %s, and %s again", usersText(found), endOf(found), operation)}
 }
 
 // mostNamed bounds what a message lists: a QEMU or a guest may name any number.

@@ -27,7 +27,7 @@ type (
 	NotHeldError = outcome.NotHeldError
 	// NoAnswerError: QEMU has not answered a query in time. The query changed nothing.
 	NoAnswerError = outcome.NoAnswerError
-	// RolledBackError: an attach failed, and all its changes were undone, in the VM, which
+	// RolledBackError: an attach or a resize failed, and all its changes were undone, in the VM, which
 	// was verified by query, and on the host. Err is the first error.
 	RolledBackError = outcome.RolledBackError
 	// LeftBehindError: an operation failed, and what Left names is still in the VM or on the host.
@@ -70,14 +70,17 @@ var (
 	ErrIdentity             = outcome.ErrIdentity             // QEMU reports another UUID than its process or manager
 	ErrNeedsQEMU            = outcome.ErrNeedsQEMU            // only QEMU could unlock, and the caller has not chosen UnlockQEMU
 	ErrStall                = outcome.ErrStall                // QEMU would stall for longer than MaxStall
-	ErrDiskInUse            = outcome.ErrDiskInUse            // of a detach: a job, export, node or device uses the disk's nodes
+	ErrDiskInUse            = outcome.ErrDiskInUse            // of a detach or resize: a job, export, node or device uses the disk's nodes
 	ErrMounted              = outcome.ErrMounted              // of a detach: the guest has mounted the disk; see DetachOptions.Force
 	ErrNotRecorded          = outcome.ErrNotRecorded          // Before of AttachOptions or AdoptOptions failed
 	ErrNoNode               = outcome.ErrNoNode               // an adoption: the VM has no such node
 	ErrNotLUKS              = outcome.ErrNotLUKS              // an adoption: the node is no LUKS volume
 	ErrNoDevice             = outcome.ErrNoDevice             // an adoption: no device with an id uses the volume
 	ErrNodeShared           = outcome.ErrNodeShared           // an adoption: a node has other users
-	ErrManaged              = outcome.ErrManaged              // an adoption: libvirt manages the disk
+	ErrManaged              = outcome.ErrManaged              // an adoption or resize: libvirt manages the disk
+	ErrSize                 = outcome.ErrSize                 // a resize: no disk has that size, or the image cannot have it
+	ErrShrink               = outcome.ErrShrink               // a resize: the disk would become smaller
+	ErrFixedSize            = outcome.ErrFixedSize            // a resize: a part of the disk has a fixed size
 	ErrForeignLayout        = outcome.ErrForeignLayout        // an adoption: the disk has a part that luksplug does not take over
 )
 

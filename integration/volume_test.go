@@ -66,7 +66,8 @@ func TestVolumeCreate(t *testing.T) {
 	}
 }
 
-// TestVolumeInLibvirt: libvirt without luksplug attaches a volume with its header in the image.
+// TestVolumeInLibvirt: libvirt without luksplug attaches a volume with its header in the image. luksplug resizes only its own
+// disks.
 func TestVolumeInLibvirt(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -90,7 +91,17 @@ func TestVolumeInLibvirt(t *testing.T) {
 		if out := virsh(ctx, t, l, "domblkinfo", d.Name, target); !strings.Contains(out, "8388608") {
 			t.Errorf("%s: %s", target, out)
 		}
+		if r := viaVirsh(ctx, t, l, d.Name, "volume", "resize", target, "16M").want(t, 5); !strings.Contains(r.stderr, "virsh blockresize "+d.Name) {
+			t.Errorf("%s", r.stderr)
+		}
 	}
+	xml := run(ctx, t, exec.CommandContext(ctx, luksplug, "--keystore", store, "volume", "create", "vm1-vdd", "--target", "vdd", "--size", "8M", "--path", filepath.Join(dir, "vdd"))).want(t, 0).stdout
+	viaVirsh(ctx, t, l, d.Name, "--keystore", store, "attach", writeFile(t, "vdd.xml", xml)).want(t, 0)
+	viaVirsh(ctx, t, l, d.Name, "volume", "resize", "vdd", "16M").want(t, 0)
+	if r := viaVirsh(ctx, t, l, d.Name, "list").want(t, 0); !strings.Contains(r.stdout, "16 MiB") {
+		t.Errorf("%s", r.stdout)
+	}
+	destroyInLibvirt(ctx, t, l)
 }
 
 // TestMoveHeader: a guest finds its data after the header was moved out of the image, and after it was moved back.

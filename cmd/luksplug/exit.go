@@ -64,7 +64,7 @@ func exitCode(err error) int {
 		return exitRefused
 	case is[*fsutil.WaitError](err): // the question for a passphrase was not answered
 		return exitFailed
-	case is[*hotplug.SecretError](err), is[*secrets.StoreError](err), errors.Is(err, volume.ErrWrongPassphrase), errors.Is(err, errNotOpened), errors.Is(err, hotplug.ErrUnusableSecret):
+	case is[*hotplug.SecretError](err), is[*secrets.StoreError](err), errors.Is(err, volume.ErrWrongPassphrase), errors.Is(err, volume.ErrPassphrase), errors.Is(err, errNotOpened), errors.Is(err, hotplug.ErrUnusableSecret):
 		return exitSecret
 	case is[*hotplug.PreflightError](err), is[*blockgraph.PlacementError](err),
 		is[*hotplug.NotHeldError](err), is[*hotplug.LockedError](err), errors.Is(err, hotplug.ErrUntrusted):
@@ -80,6 +80,7 @@ func isVolumeRefusal(err error) bool {
 		volume.ErrAttached, volume.ErrBusy, volume.ErrChanged,
 		volume.ErrOtherVolume, volume.ErrPlace, volume.ErrDetached, volume.ErrOccupied,
 		volume.ErrNoSpareSlot, volume.ErrLastPassphrase, volume.ErrSlotNotInUse, volume.ErrShared, volume.ErrUnfinished, volume.ErrNotStaged,
+		volume.ErrSize, volume.ErrShrink, volume.ErrFixedSize, volume.ErrInUse,
 	}, func(cause error) bool { return errors.Is(err, cause) })
 }
 

@@ -64,6 +64,8 @@ var causeHints = []struct {
 	{volume.ErrShared, "'luksplug volume passphrase change --all' changes every volume that uses a secret"},
 	{volume.ErrUnfinished, "run 'luksplug volume passphrase change' without --new-passphrase-file"},
 	{volume.ErrNotStaged, "use --phase stage first"},
+	{volume.ErrShrink, "use --shrink if nothing needs what is beyond"},
+	{volume.ErrPassphrase, "name its secret with --secret, or give --passphrase-file"},
 	{hotplug.ErrExternalWouldHelp, "--unlock external avoids that"},
 }
 

@@ -19,6 +19,9 @@ import (
 // ErrNotConnected reports that a libvirt could not be reached at all.
 var ErrNotConnected = errors.New("libvirt cannot be reached")
 
+// AsItRuns is the document of a [hotplug.Use] that is a domain's live state, and not one for a later start.
+const AsItRuns = "as it runs"
+
 // SecretUses returns what names secrets in the documents of the libvirt at uri, whether it
 // runs or not: domains as they run and as they are defined, with luksplug's records of
 // their disks, the states that libvirt has saved of them, their snapshots and checkpoints,
@@ -87,7 +90,7 @@ func (c *collected) domains(l *libvirt.Libvirt) {
 		}
 		if active, err := l.DomainIsActive(d); err == nil && active != 0 {
 			text, err := l.DomainGetXMLDesc(d, 0)
-			c.add(vm, "as it runs", text, err)
+			c.add(vm, AsItRuns, text, err)
 		}
 		saved, err := l.DomainHasManagedSaveImage(d, 0)
 		c.listed(vm, err)
@@ -152,7 +155,7 @@ func (d Directories) SecretUses() (uses []hotplug.Use, known bool, err error) {
 	var c collected
 	for _, one := range []struct{ what, in, pattern string }{
 		{"domain ", "its definition", d.Definitions + "/*.xml"},
-		{"domain ", "as it runs", d.Running + "/*.xml"},
+		{"domain ", AsItRuns, d.Running + "/*.xml"},
 		{"domain ", "its snapshot", d.Snapshots + "/*/*.xml"},
 		{"domain ", "its checkpoint", d.Checkpoints + "/*/*.xml"},
 		{"storage pool ", "its definition", d.Pools + "/*.xml"},

@@ -16,7 +16,7 @@ import (
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
-// Errors of [BackupHeader], [RestoreHeader], [DetachHeader] and [AttachHeader]. Test with errors.Is.
+// Errors of the operations on a volume. Test with errors.Is.
 var (
 	// ErrAttached: a VM has the volume.
 	ErrAttached = errors.New("a VM uses the volume")

@@ -1,4 +1,4 @@
-// Package volume makes encrypted volumes on this host.
+// Package volume makes, resizes and destroys encrypted volumes on this host.
 //
 //	made, err := volume.Create(ctx, volume.Request{Path: "/var/lib/images/vm1-vdb.img", Size: 10 << 30}, keys)
 //
@@ -15,6 +15,9 @@
 // without its key. Files are made under a name of their own in their directory, synced, and only then get their names,
 // which must be free: an interrupted run leaves no file with the volume's name. A failed run removes what it has made,
 // the secret included, and says what it could not remove.
+//
+// [Resize] and [Destroy] refuse a volume that is in use. Destroy overwrites the header before it removes the secret and the
+// files, and marks what it has begun, so that a further run finishes it.
 //
 // Headers are written by package secrets/luks, in this process; qemu-img makes qcow2 images, and learns a one-time
 // passphrase only.

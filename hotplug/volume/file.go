@@ -17,6 +17,7 @@ import (
 
 	"github.com/luksplug/luksplug/hotplug/internal/image"
 	"github.com/luksplug/luksplug/internal/fsutil"
+	"github.com/luksplug/luksplug/secrets"
 )
 
 // file is a file that is being made. Until it is published it has a name of its own.
@@ -120,6 +121,11 @@ func qemuImg(ctx context.Context, extra []*os.File, args ...string) error {
 func oneTimeKey() (*os.File, error) {
 	passphrase := randomPassphrase()
 	defer passphrase.Wipe()
+	return keyFile(passphrase)
+}
+
+// keyFile returns a file in memory with a passphrase, for a program that reads it by its descriptor.
+func keyFile(passphrase *secrets.Secret) (*os.File, error) {
 	return fsutil.MemoryFile("luksplug-passphrase", func(f *os.File) error {
 		return passphrase.Use(func(value []byte) error {
 			_, err := f.WriteAt(value, 0)

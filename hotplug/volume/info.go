@@ -106,24 +106,9 @@ func read(path, header string) (*Info, error) {
 	if err != nil {
 		return nil, err
 	}
-	i := &Info{Path: path, Header: header, Format: string(probed.Format), Block: probed.Block, LUKS: probed.LUKS}
-	if probed.Format == image.LUKS {
-		i.Format = string(image.Raw)
-	}
-	if probed.Qcow2 != nil {
-		i.LUKS, i.Inside = probed.Qcow2.LUKS, probed.Qcow2.LUKS != nil
-	}
-	if header != "" {
-		if i.LUKS, err = readHeader(header); err != nil {
-			return nil, fmt.Errorf("%s: %w", header, err)
-		}
-		i.Inside = false
-	}
-	switch {
-	case i.LUKS == nil && probed.Format.Encrypted():
-		return nil, fmt.Errorf("%s: %w: it is %s", path, luks.ErrUnsupported, probed.Format)
-	case i.LUKS == nil:
-		return nil, fmt.Errorf("%s: %w: name its header if that is in a file of its own", path, ErrNoVolume)
+	i, err := layoutOf(probed, header)
+	if err != nil {
+		return nil, err
 	}
 	if i.Stored, err = stored(path); err != nil {
 		return nil, err
@@ -182,6 +167,31 @@ func openHeader(path, header string) (*openedHeader, error) {
 		return &openedHeader{io.NewSectionReader(g, q.LUKSOffset, q.LUKSLength), g}, nil
 	}
 	return &openedHeader{g, g}, nil
+}
+
+// layoutOf returns what an image and its header are, header being "" for one in the image.
+func layoutOf(probed *image.Info, header string) (*Info, error) {
+	i := &Info{Path: probed.Path, Header: header, Format: string(probed.Format), Block: probed.Block, LUKS: probed.LUKS}
+	if probed.Format == image.LUKS {
+		i.Format = string(image.Raw)
+	}
+	if probed.Qcow2 != nil {
+		i.LUKS, i.Inside = probed.Qcow2.LUKS, probed.Qcow2.LUKS != nil
+	}
+	if header != "" {
+		var err error
+		if i.LUKS, err = readHeader(header); err != nil {
+			return nil, fmt.Errorf("%s: %w", header, err)
+		}
+		i.Inside = false
+	}
+	switch {
+	case i.LUKS == nil && probed.Format.Encrypted():
+		return nil, fmt.Errorf("%s: %w: it is %s", probed.Path, luks.ErrUnsupported, probed.Format)
+	case i.LUKS == nil:
+		return nil, fmt.Errorf("%s: %w: name its header if that is in a file of its own", probed.Path, ErrNoVolume)
+	}
+	return i, nil
 }
 
 // guestSize returns the size of the guest's disk.

@@ -146,21 +146,21 @@ func (r Removal) choose(ctx context.Context, h *held) (*luks.VolumeKey, []int, e
 	return nil, nil, fmt.Errorf("the passphrase to be removed: %w", err)
 }
 
-// mark is the description of a secret whose passphrase is being removed.
-func mark(key *luks.VolumeKey) string {
+// removalMark is the description of a secret whose passphrase is being removed.
+func removalMark(key *luks.VolumeKey) string {
 	return "being removed from the volume with UUID " + key.VolumeUUID()
 }
 
 // begun reports whether an earlier run has begun to remove the secret.
 func (r Removal) begun(key *luks.VolumeKey) bool {
-	return r.Stored != nil && r.Stored.Document.Description == mark(key)
+	return r.Stored != nil && r.Stored.Document.Description == removalMark(key)
 }
 
 // wipe wipes the key slots, and then removes the secret.
 func (r Removal) wipe(ctx context.Context, h *held, key *luks.VolumeKey, out *Removed) (*Removed, error) {
 	if r.Stored != nil {
 		marked := r.Stored.Document
-		marked.Description = mark(key)
+		marked.Description = removalMark(key)
 		if err := r.Stored.Store.Define(ctx, marked); err != nil {
 			return nil, err
 		}

@@ -292,3 +292,35 @@ func (d *AttachedDisk) addNote(n rundir.Note) {
 		d.UUID = n.UUID
 	}
 }
+
+// Top returns the node that the disk's device uses, nil for none: the topmost, of which others are the children.
+func (s *State) Top(d *AttachedDisk) *Node {
+	if d.Device == "" {
+		return nil
+	}
+	for _, drive := range s.Drives {
+		if slices.Contains(d.Nodes, drive.Node) && drive.device() == d.Device {
+			return s.Node(drive.Node)
+		}
+	}
+	return nil
+}
+
+// Storage returns the node by which QEMU reads the payload's file, nil for none.
+func (s *State) Storage(d *AttachedDisk) *Node {
+	for _, name := range d.Nodes {
+		if _, role, ours := blockgraph.ParseName(name); ours && role == blockgraph.RolePayloadStorage {
+			return s.Node(name)
+		}
+	}
+	note, adopted := s.Host.Notes[d.Target]
+	if !adopted || note.Adopted == nil {
+		return nil
+	}
+	for i := range s.Nodes {
+		if a, is := s.adoptedNode(note, s.Nodes[i]); is && a.Role == blockgraph.RolePayloadStorage {
+			return &s.Nodes[i]
+		}
+	}
+	return nil
+}

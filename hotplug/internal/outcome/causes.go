@@ -81,7 +81,7 @@ var (
 	ErrNeedsQEMU = errors.New("only QEMU could unlock the volume")
 	// ErrStall: QEMU would stall the guest for too long while it unlocks the volume.
 	ErrStall = errors.New("QEMU would stall for too long")
-	// ErrDiskInUse: of a detach: a block job, an export, another node or another device uses
+	// ErrDiskInUse: of a detach or a resize: a block job, an export, another node or another device uses
 	// the disk's nodes, so QEMU could not delete them.
 	ErrDiskInUse = errors.New("the disk is in use")
 	// ErrMounted: of a detach: the guest's agent reports that the guest has mounted the
@@ -95,11 +95,17 @@ var (
 	ErrNoDevice = errors.New("no device uses the volume")
 	// ErrNodeShared: a node of the disk that is to be adopted has other users.
 	ErrNodeShared = errors.New("the node has other users")
-	// ErrManaged: libvirt manages the disk that is to be adopted.
+	// ErrManaged: libvirt manages the disk that is to be adopted or resized.
 	ErrManaged = errors.New("libvirt manages the disk")
 	// ErrForeignLayout: the disk that is to be adopted has a part that luksplug does not take
 	// over.
 	ErrForeignLayout = errors.New("the disk has a part that cannot be adopted")
+	// ErrSize: of a resize: no disk has that size, or the image cannot have it.
+	ErrSize = errors.New("the disk cannot have that size")
+	// ErrShrink: of a resize: the disk would become smaller while a VM has it.
+	ErrShrink = errors.New("an attached disk cannot be made smaller")
+	// ErrFixedSize: of a resize: the disk has a part whose size cannot change while the VM has it.
+	ErrFixedSize = errors.New("the disk has a part of fixed size")
 	// ErrNotRecorded: the caller's Before failed.
 	ErrNotRecorded = errors.New("the attach cannot be recorded")
 )
@@ -118,6 +124,6 @@ func Causes() []error {
 	return []error{
 		ErrTargetTaken, ErrNameTaken, ErrImageInUse, ErrHeaderInUse, ErrImageUnusable, ErrReadOnlyImage,
 		ErrHeaderUnusable, ErrHeaderDamaged, ErrTwoHeaders, ErrWrongBackup, ErrBackupUnproven, ErrNotDamaged, ErrUnexpectedEncryption, ErrGuestHeader, ErrPayloadSignature, ErrImageChain, ErrSystemFile, ErrPermission, ErrRelabelWouldHelp, ErrRelabelNeedsRoot, ErrServer, ErrRemoteVM,
-		ErrHelperProcess, ErrHostDevice, ErrOverlay, ErrReservations, ErrIdentity, ErrNeedsQEMU, ErrStall, ErrDiskInUse, ErrMounted, ErrNoNode, ErrNotLUKS, ErrNoDevice, ErrNodeShared, ErrManaged, ErrForeignLayout, ErrNotRecorded,
+		ErrHelperProcess, ErrHostDevice, ErrOverlay, ErrReservations, ErrIdentity, ErrNeedsQEMU, ErrStall, ErrDiskInUse, ErrMounted, ErrNoNode, ErrNotLUKS, ErrNoDevice, ErrNodeShared, ErrManaged, ErrForeignLayout, ErrSize, ErrShrink, ErrFixedSize, ErrNotRecorded,
 	}
 }

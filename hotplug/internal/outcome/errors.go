@@ -117,17 +117,19 @@ func OlderThan(version, than string) bool {
 
 func (e *VersionError) Unwrap() error { return e.Err }
 
-// RolledBackError reports that an attach failed and that all its changes were undone: the
+// RolledBackError reports that an operation failed and that all its changes were undone: the
 // VM is as it was before, which was verified by query.
 type RolledBackError struct {
 	// Target is the disk's target.
 	Target string
+	// Operation is what failed, such as "resized"; "" is "attached".
+	Operation string
 	// Err is the first error, which made the attach fail.
 	Err error
 }
 
 func (e *RolledBackError) Error() string {
-	return fmt.Sprintf("disk %s was not attached, and the VM is as it was before: %v", e.Target, e.Err)
+	return fmt.Sprintf("disk %s was not %s, and the VM is as it was before: %v", e.Target, cmp.Or(e.Operation, "attached"), e.Err)
 }
 
 func (e *RolledBackError) Unwrap() error { return e.Err }
@@ -143,6 +145,8 @@ type LeftBehindError struct {
 	// Unverified is true if QEMU could not be queried: what Left names may then exist or
 	// not.
 	Unverified bool
+	// Remedy is what to do about it, "" for a repair.
+	Remedy string
 	// Err is the first error.
 	Err error
 }
@@ -153,7 +157,7 @@ func (e *LeftBehindError) Error() string {
 		is = "possibly left behind (QEMU could not be queried)"
 	}
 	left := cmp.Or(strings.Join(e.Left, ", "), "nothing known")
-	return fmt.Sprintf("disk %s: %v; %s: %s; run luksplug repair when the VM answers again", e.Target, e.Err, is, left)
+	return fmt.Sprintf("disk %s: %v; %s: %s; %s", e.Target, e.Err, is, left, cmp.Or(e.Remedy, "run luksplug repair when the VM answers again"))
 }
 
 func (e *LeftBehindError) Unwrap() error { return e.Err }

@@ -156,6 +156,30 @@ func (v VM) HeaderUser(header, uuid, payload string) (*Note, error) {
 	return nil, nil
 }
 
+// PayloadUsers returns the notes of the disks in other VMs of this host that have the same image, as far as their VMs
+// run. It changes nothing.
+func (v VM) PayloadUsers(payload string) ([]Note, error) {
+	entries, err := os.ReadDir(string(v.Base))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("find other users of the image: %w", err)
+	}
+	var out []Note
+	for _, e := range entries {
+		if !e.IsDir() || e.Name() == v.ID {
+			continue
+		}
+		for _, n := range (VM{Base: v.Base, ID: e.Name()}).Notes() {
+			if (n.Has(payload) || image.SameFile(n.Payload, payload)) && n.alive() {
+				out = append(out, n)
+			}
+		}
+	}
+	return out, nil
+}
+
 // Has reports whether the disk has this payload; "" is none.
 func (n *Note) Has(payload string) bool { return payload != "" && n.Payload == payload }
 
