@@ -157,7 +157,7 @@ func opened(ctx context.Context, content []byte, passphrase *secrets.Secret) (*l
 
 // writeNew writes a new file that only its owner can read.
 func writeNew(path string, content []byte) error {
-	f, err := begin(path, defaultMode)
+	f, err := begin(path, attributes{mode: defaultMode}, nil)
 	if err != nil {
 		return err
 	}
