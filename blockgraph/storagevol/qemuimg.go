@@ -69,6 +69,27 @@ func newCommand(v Volume, m Making) (command, error) {
 	return c, nil
 }
 
+// Check returns the error of [QemuImg] for options of a volume that contradict its format.
+func (v Volume) Check() error {
+	c := command{Volume: v, format: imageFormat(v), backing: v.Backing}
+	if err := c.refuseFormat(); err != nil {
+		return err
+	}
+	if v.Encryption != nil && !encryptable(c.format) {
+		return c.invalidEncryption()
+	}
+	return nil
+}
+
+// encryptable reports whether an image of the format can be encrypted.
+func encryptable(format string) bool {
+	return format == string(blockgraph.FormatRaw) || format == string(blockgraph.FormatQcow2)
+}
+
+func (c *command) invalidEncryption() error {
+	return invalid("volume/target/encryption", "volume encryption unsupported with format %s: use raw or qcow2", c.format)
+}
+
 // imageFormat returns the format of an image for qemu-img: block devices and iso images are raw.
 func imageFormat(v Volume) string {
 	if v.Type == TypeBlock || v.Format == "iso" {
@@ -139,14 +160,13 @@ func (c *command) refuseEncryption() error {
 	if e == nil {
 		return nil
 	}
-	raw := c.format == string(blockgraph.FormatRaw)
 	switch {
 	case e.Header != nil:
 		return unsupported("volume/target/encryption/header", "libvirt has no detached headers: `luksplug volume create` makes them")
 	case e.Format != EncryptionLUKS:
 		return invalid("volume/target/encryption@format", "unsupported volume encryption format '%s': libvirt makes format='luks' with a <secret>, and `luksplug volume create` makes this", e.Format)
-	case !raw && c.format != string(blockgraph.FormatQcow2):
-		return invalid("volume/target/encryption", "volume encryption unsupported with format %s: use raw or qcow2", c.format)
+	case !encryptable(c.format):
+		return c.invalidEncryption()
 	case c.making.SecretFile == "":
 		return invalid("volume/target/encryption/secret", "no secret provided for luks encryption: add <secret type='passphrase' uuid='...'/>")
 	}

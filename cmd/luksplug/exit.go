@@ -60,6 +60,7 @@ func exitCode(err error) int {
 		return exitUnsupported
 	case is[*inUseError](err), errors.Is(err, secrets.ErrConflict), errors.Is(err, secrets.ErrPersistent), errors.Is(err, libvirtvm.ErrSecretInXML), errors.Is(err, errNotInMemory),
 		errors.Is(err, volume.ErrExists), errors.Is(err, volume.ErrNoVolume),
+		errors.Is(err, volume.ErrInUse), errors.Is(err, volume.ErrSignature), errors.Is(err, volume.ErrBacking), errors.Is(err, volume.ErrNoRoom),
 		errors.Is(err, volume.ErrAttached), errors.Is(err, volume.ErrOtherVolume), errors.Is(err, volume.ErrPlace):
 		return exitRefused
 	case is[*fsutil.WaitError](err): // the question for a passphrase was not answered

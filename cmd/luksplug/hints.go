@@ -12,6 +12,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/hotplug/libvirtvm"
+	"github.com/luksplug/luksplug/hotplug/volume"
 	"github.com/luksplug/luksplug/internal/dialing"
 	"github.com/luksplug/luksplug/internal/ending"
 	"github.com/luksplug/luksplug/internal/shell"
@@ -58,6 +59,7 @@ var causeHints = []struct {
 	{hotplug.ErrStall, "use --unlock external to open the disk without a stall, or --max-stall to allow a longer one"},
 	{hotplug.ErrMounted, "use --force to detach it all the same: the guest gets I/O errors and loses what it has not written"},
 	{hotplug.ErrNoNode, "list --all shows the VM's nodes; --node takes the name of one"},
+	{volume.ErrSignature, "use --force with the exact size in bytes to overwrite it"},
 	{hotplug.ErrExternalWouldHelp, "--unlock external avoids that"},
 }
 
