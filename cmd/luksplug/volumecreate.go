@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -135,6 +136,8 @@ func (o *volumeOptions) request(name string) (volume.Request, error) {
 	switch {
 	case o.path == "":
 		return r, &usageError{errors.New("volume create needs --path, the path of the image")}
+	case o.size == "" && o.backing == "" && !o.ofDevice():
+		return r, &usageError{errors.New("volume create needs --size, such as 10G")}
 	case o.keyBits%8 != 0 || o.keyBits < 0:
 		return r, &usageError{fmt.Errorf("--key-size %d: it is in bits, such as 256 or 512", o.keyBits)}
 	case o.backing == "" && o.backingFormat != "":
@@ -167,6 +170,12 @@ func (o *volumeOptions) request(name string) (volume.Request, error) {
 	r.LUKS.Encryption, r.LUKS.KeyBytes, r.LUKS.Hash = o.cipher, o.keyBits/8, o.hash
 	r.Secret.Description = name
 	return r, nil
+}
+
+// ofDevice reports whether the flags name a block device, whose size the volume can have.
+func (o *volumeOptions) ofDevice() bool {
+	info, err := os.Stat(o.path)
+	return err == nil && isBlockDevice(info)
 }
 
 // common adds the flags that are not those of a document.
