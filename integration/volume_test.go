@@ -27,11 +27,11 @@ func TestVolumeCreate(t *testing.T) {
 	before := stateOf(ctx, t, q)
 	const mib = 8
 	for name, flags := range map[string][]string{
-		"raw":            nil,
-		"raw, detached":  {"--header", "HEADER"},
-		"raw, LUKS2":     {"--luks2"},
-		"qcow2":          {"--format", "qcow2"},
-		"qcow2 detached": {"--format", "qcow2", "--header", "HEADER", "--cipher", "aes-cbc-essiv:sha256", "--hash", "sha512"},
+		"raw":             nil,
+		"raw, detached":   {"--header", "HEADER"},
+		"raw, LUKS2":      {"--luks2"},
+		"qcow2":           {"--format", "qcow2"},
+		"qcow2 detached":  {"--format", "qcow2", "--header", "HEADER", "--cipher", "aes-cbc-essiv:sha256", "--hash", "sha512"},
 		"qcow2 over LUKS": {"--format", "qcow2", "--backing", "BASE", "--backing-format", "luks"},
 		"a block device":  {"--path", "DEVICE"},
 	} {
