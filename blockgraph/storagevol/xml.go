@@ -57,7 +57,7 @@ func (w *writer) line(format string, args ...any) {
 			args[i] = escapeXML(string(a))
 		}
 	}
-	fmt.Fprintf(w, strings.Repeat("  ", w.depth)+format+"\n", args...)
+	fmt.Fprintf(&w.Builder, strings.Repeat("  ", w.depth)+format+"\n", args...)
 }
 
 func escapeXML(text string) string {

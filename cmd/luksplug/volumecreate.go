@@ -259,13 +259,6 @@ func runVolumeCreate(ctx context.Context, a *app, o volumeOptions, name string) 
 	if wanted.Attached, err = a.uses(); err != nil {
 		return err
 	}
-	if o.dryRun {
-		v, err := volume.Check(ctx, wanted.Request)
-		if err != nil {
-			return err
-		}
-		return showPlannedVolume(a, v, wanted)
-	}
 	keys := volume.Keys(a.define)
 	passphrase, existing, err := givenPassphrase(ctx, a, wanted.secret)
 	switch {
@@ -276,6 +269,13 @@ func runVolumeCreate(ctx context.Context, a *app, o volumeOptions, name string) 
 	}
 	if wanted.Passphrase = passphrase; passphrase != nil {
 		defer passphrase.Wipe()
+	}
+	if o.dryRun {
+		v, err := volume.Check(ctx, wanted.Request)
+		if err != nil {
+			return err
+		}
+		return showPlannedVolume(a, v, wanted)
 	}
 	wanted.Progress = a.reportVolume()
 	v, err := volume.Create(ctx, wanted.Request, keys)
@@ -292,7 +292,7 @@ func runVolumeCreate(ctx context.Context, a *app, o volumeOptions, name string) 
 func (a *app) reportVolume() volume.Report {
 	last := time.Now()
 	return func(p volume.Progress) {
-		if time.Since(last) < time.Second {
+		if a.flags.output == "json" || time.Since(last) < time.Second {
 			return
 		}
 		last = time.Now()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,8 +23,22 @@ type attributes struct {
 	label        string
 }
 
-func (r Request) attributes(mode fs.FileMode) attributes {
-	return attributes{mode, r.Owner, r.Group, r.Label}
+// attributes returns those of a file with this mode. One that replaces another keeps its owner, unless the request has one.
+func (r Request) attributes(mode fs.FileMode, replaces fs.FileInfo) attributes {
+	a := attributes{mode, r.Owner, r.Group, r.Label}
+	if replaces == nil {
+		return a
+	}
+	if st, ok := replaces.Sys().(*syscall.Stat_t); ok {
+		uid, gid := int(st.Uid), int(st.Gid)
+		if a.owner == nil {
+			a.owner = &uid
+		}
+		if a.group == nil {
+			a.group = &gid
+		}
+	}
+	return a
 }
 
 // noCOWFlag is FS_NOCOW_FL of the kernel's linux/fs.h.

@@ -97,14 +97,15 @@ func (b Backing) read() (layer diskxml.LocalLayer, size int64, below *Backing, e
 	return layer, size, below, nil
 }
 
-// below returns the image below one that has these references.
+// below returns the image below one that has these references, nil for none.
 func (b Backing) below(references []image.Reference) (*Backing, error) {
-	for _, r := range references {
-		path, local := r.Path(b.Path)
-		if !local || r.Format == "" {
-			return nil, fmt.Errorf("%s: %w: the image below it, %q, is not a file of this host with a named format", b.Path, ErrBacking, r.Name)
-		}
-		return &Backing{Path: path, Format: r.Format}, nil
+	if len(references) == 0 {
+		return nil, nil
 	}
-	return nil, nil
+	r := references[0]
+	path, local := r.Path(b.Path)
+	if !local || r.Format == "" {
+		return nil, fmt.Errorf("%s: %w: the image below it, %q, is not a file of this host with a named format", b.Path, ErrBacking, r.Name)
+	}
+	return &Backing{Path: path, Format: r.Format}, nil
 }

@@ -76,8 +76,9 @@ const (
 )
 
 // Create makes a volume. Errors before the first change wrap [ErrRequest], [ErrExists], [ErrInUse], [ErrSignature],
-// [ErrAttached], [ErrBacking], [ErrNoRoom], [ErrUnsupported] or secrets.ErrInvalidDocument; later ones are those of keys, of the file system, which wrap
-// [ErrLabel] for a label, and of qemu-img. A [*LeftError] tells what is left, which is nothing otherwise. ctx also bounds the derivation of the key.
+// [ErrAttached], [ErrBacking], [ErrNoRoom], [ErrUnsupported] or secrets.ErrInvalidDocument; later ones are those of keys, of
+// the file system, which wrap [ErrLabel] for a label, and of qemu-img. A [*LeftError] tells what is left, which is nothing
+// otherwise. ctx also bounds the derivation of the key, and a preallocation.
 //
 // keys stores the passphrase. It is nil for a secret that exists, whose value is r.Passphrase.
 func Create(ctx context.Context, r Request, keys Keys) (_ *Volume, err error) {
@@ -263,11 +264,13 @@ func (c *creation) write(ctx context.Context, header []byte) error {
 
 // file begins a file, and remembers it for undo.
 func (c *creation) file(path string, mode fs.FileMode, replaces fs.FileInfo) (*file, error) {
-	f, err := begin(path, c.attributes(mode), replaces)
+	f, err := begin(path, c.attributes(mode, replaces), replaces)
+	if f != nil {
+		c.outputs = append(c.outputs, f)
+	}
 	if err != nil {
 		return nil, err
 	}
-	c.outputs = append(c.outputs, f)
 	if !c.NoCOW {
 		return f, nil
 	}

@@ -119,10 +119,10 @@ func (d *device) checkSignatures(r Request, found []image.Signature) (warnings [
 	}
 	for _, s := range found {
 		switch {
+		case r.Header != "":
+			return nil, fmt.Errorf("%s %w: %s, which would stay there, because the header is elsewhere, and no disk with it is attached; clear it first if it is not needed: wipefs --all %s", d.path, ErrExists, s, d.path)
 		case r.Force == 0:
 			return nil, fmt.Errorf("%s: %w: %s, and %d bytes in all; look at it, and clear it if it is not needed: wipefs --all %s", d.path, ErrSignature, s, d.size, d.path)
-		case r.Header != "":
-			return nil, fmt.Errorf("%s: %w: %s, which stays there, because the header is elsewhere, and a disk with it is not attached; clear it first: wipefs --all %s", d.path, ErrSignature, s, d.path)
 		case s.Offset >= r.LUKS.PayloadOffset:
 			warnings = append(warnings, fmt.Sprintf("%s has %s, which stays there until the guest overwrites it", d.path, s))
 		}

@@ -94,7 +94,7 @@ func TestDeviceRefuses(t *testing.T) {
 	}{
 		"a file system":               {volume.Request{Path: dev}, volume.ErrSignature},
 		"by a link":                   {volume.Request{Path: link}, volume.ErrSignature},
-		"with a header elsewhere":     {volume.Request{Path: dev, Header: filepath.Join(d, "h"), Force: deviceSize}, volume.ErrSignature},
+		"with a header elsewhere":     {volume.Request{Path: dev, Header: filepath.Join(d, "h"), Force: deviceSize}, volume.ErrExists},
 		"too large":                   {volume.Request{Path: dev, Size: deviceSize, Force: deviceSize}, volume.ErrRequest},
 		"qcow2":                       {volume.Request{Path: dev, Format: blockgraph.FormatQcow2, Size: size}, volume.ErrRequest},
 		"preallocated":                {volume.Request{Path: dev, Preallocation: volume.PreallocationFull}, volume.ErrRequest},

@@ -28,6 +28,7 @@ type file struct {
 	path       string
 	temporary  string // "" once it is published
 	attributes attributes
+	made       fs.FileInfo // of the temporary file
 	// replaces is the file of that name that may be replaced, nil for none.
 	replaces fs.FileInfo
 }
@@ -38,7 +39,8 @@ func begin(path string, a attributes, replaces fs.FileInfo) (*file, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &file{path: path, temporary: f.Name(), attributes: a, replaces: replaces}, f.Close()
+	made, err := f.Stat()
+	return &file{path: path, temporary: f.Name(), attributes: a, made: made, replaces: replaces}, errors.Join(err, f.Close())
 }
 
 func (f *file) name() string {
@@ -48,13 +50,17 @@ func (f *file) name() string {
 	return f.temporary
 }
 
-// change opens the file, and syncs it after do.
+// change opens the file, and syncs it after do. It refuses another file of that name: the directory may belong to another
+// user, to whom the owner and mode of no other file must be given.
 func (f *file) change(do func(*os.File) error) (err error) {
 	opened, err := os.OpenFile(f.temporary, os.O_RDWR|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, opened.Close()) }()
+	if now, err := opened.Stat(); err != nil || !os.SameFile(now, f.made) {
+		return errors.Join(err, fmt.Errorf("the file %s was exchanged meanwhile", f.temporary))
+	}
 	if err := do(opened); err != nil {
 		return err
 	}

@@ -272,6 +272,14 @@ func TestReplace(t *testing.T) {
 	d := t.TempDir()
 	empty, full := filepath.Join(d, "empty"), filepath.Join(d, "full")
 	must.Write(t, empty, "")
+	if os.Geteuid() == 0 {
+		must.OK(t, os.Chown(empty, 1234, 2345))
+		defer func() {
+			if st, _ := must.Get(os.Stat(empty))(t).Sys().(*syscall.Stat_t); st.Uid != 1234 || st.Gid != 2345 {
+				t.Errorf("the owner is %d:%d", st.Uid, st.Gid)
+			}
+		}()
+	}
 	must.Write(t, full, "data")
 	v := must.Get(volume.Create(t.Context(), volume.Request{Path: empty, Size: size}, keys))(t)
 	must.Run(t, "", "cryptsetup", "luksDump", "-q", "--dump-volume-key", "--key-file", value(t, store, v), empty)

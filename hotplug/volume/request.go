@@ -70,7 +70,8 @@ type Qcow2 struct {
 // Preallocation is how much of a new image is allocated.
 type Preallocation string
 
-// The preallocations, in QEMU's words. The data area of an image that is not full reads as what its ciphertext decrypts to.
+// The preallocations, in QEMU's words. With all of them but PreallocationOff of a qcow2 image, the guest reads what zeros decrypt
+// to until it writes.
 const (
 	// PreallocationOff is a sparse image, the default.
 	PreallocationOff Preallocation = "off"
