@@ -28,7 +28,7 @@ func checkRoom(path string, need int64) error {
 	if err := unix.Statfs(dir, &st); err != nil {
 		return fmt.Errorf("%s: query the free space: %w", dir, err)
 	}
-	if free := int64(st.Bavail) * st.Bsize; free < need { //nolint:gosec // no file system has more than 2^63 bytes
+	if free := int64(st.Bavail) * int64(st.Bsize); free < need { //nolint:gosec,unconvert // no file system has more than 2^63 bytes; the type of Bsize is that of the platform
 		return fmt.Errorf("%w: that of %s has %d bytes free, and the volume needs %d", ErrNoRoom, dir, free, need)
 	}
 	return nil
