@@ -178,3 +178,17 @@ func refuseInDomain(t *testing.T, path string) []string {
 	}
 	return out
 }
+
+// TestConformanceVolumes compares the commands for each volume and each new image of the kit with libvirt's.
+func TestConformanceVolumes(t *testing.T) {
+	t.Parallel()
+	kit := filepath.Join(conformanceKit(t), "vol")
+	adapter := must.Get(filepath.Abs(filepath.Join("testdata", "volume-adapter.py")))(t)
+	cmd := exec.CommandContext(t.Context(), "python3", "-B", "compare_vol.py", "--tool", "python3 -B "+adapter+" "+luksplug, "--list", "open.txt")
+	cmd.Dir = kit
+	out, err := cmd.CombinedOutput()
+	const cases = 24
+	if passed := strings.Count(string(out), "PASS "); err != nil || passed < cases {
+		t.Errorf("%d cases passed, and there should be %d: %v\n%s", passed, cases, err, out)
+	}
+}

@@ -49,6 +49,7 @@ var notRun = map[string]string{
 	"scp -p /etc/luksplug/record.key root@vmhost2:/etc/luksplug/record.key":                                    "there is no second host; TestMigrate shares the key",
 	"luksplug --domain vm1 adopt --node luks0 --secret 0a81f5b2-8403-4b23-88d6-21ccc2f80d6f --dry-run vdb":     "nothing is attached by hand; TestAdoptDiskInDomain does it",
 	"luksplug --domain vm1 adopt --node luks0 --secret 0a81f5b2-8403-4b23-88d6-21ccc2f80d6f vdb > adopted.xml": "the same",
+	"luksplug volume create vm1-vdf --path /dev/vg0/vm1-vdf --target vdf > vdf.xml":                            "there is no volume group; TestVolumeCreate has a block device",
 	"make help": "it needs make, which go test does not",
 	"go test -run TestDocs ./integration -update-docs":                                             "it is this test, and would change the documents",
 	"go test ./integration/internal/diskgen -run TestAgainstLibvirt -disk-seed 4711 -disk-count 1": "it is a test of its own",

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"context"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -29,21 +30,30 @@ func TestVolumeCreate(t *testing.T) {
 	before := stateOf(ctx, t, q)
 	const mib = 8
 	for name, flags := range map[string][]string{
-		"raw":            nil,
-		"raw, detached":  {"--header", "HEADER"},
-		"raw, LUKS2":     {"--luks2"},
-		"qcow2":          {"--format", "qcow2"},
-		"qcow2 detached": {"--format", "qcow2", "--header", "HEADER", "--cipher", "aes-cbc-essiv:sha256", "--hash", "sha512"},
+		"raw":             nil,
+		"raw, detached":   {"--header", "HEADER"},
+		"raw, LUKS2":      {"--luks2"},
+		"qcow2":           {"--format", "qcow2"},
+		"qcow2 detached":  {"--format", "qcow2", "--header", "HEADER", "--cipher", "aes-cbc-essiv:sha256", "--hash", "sha512"},
+		"qcow2 over LUKS": {"--format", "qcow2", "--backing", "BASE", "--backing-format", "luks"},
+		"a block device":  {"--path", "DEVICE"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := shortDir(t, "")
 			_, store := volumeStore(t)
+			create := []string{"--keystore", store, "volume", "create", "--size", "8M"}
 			for i, f := range flags {
-				if f == "HEADER" {
+				switch f {
+				case "HEADER":
 					flags[i] = filepath.Join(dir, "header")
+				case "BASE":
+					flags[i] = filepath.Join(dir, "base")
+					run(ctx, t, exec.CommandContext(ctx, luksplug, append(create, "base", "--path", flags[i])...)).want(t, 0)
+				case "DEVICE":
+					flags[i] = blockDevice(t, 10*peer.MiB)
 				}
 			}
-			args := append([]string{"--keystore", store, "volume", "create", "vm1-vdb", "--size", "8M", "--path", filepath.Join(dir, "image")}, flags...)
+			args := append(append(create, "vm1-vdb", "--path", filepath.Join(dir, "image")), flags...)
 			made := run(ctx, t, exec.CommandContext(ctx, luksplug, args...)).want(t, 0)
 			disk := writeFile(t, "disk.xml", made.stdout)
 			pattern := []byte("what the guest writes to " + name)
@@ -66,8 +76,31 @@ func TestVolumeCreate(t *testing.T) {
 	}
 }
 
-// TestVolumeInLibvirt: libvirt without luksplug attaches a volume with its header in the image. luksplug resizes only its own
-// disks.
+// blockDevice returns a block device of that size, in bytes.
+func blockDevice(t *testing.T, size int64) string {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("loop devices need root")
+	}
+	file := writeFile(t, "device", "")
+	must.OK(t, os.Truncate(file, size))
+	out, err := exec.CommandContext(t.Context(), "losetup", "--find", "--show", file).CombinedOutput()
+	if err != nil {
+		t.Skipf("no loop device: %v: %s", err, out)
+	}
+	path := strings.TrimSpace(string(out))
+	t.Cleanup(func() { _ = exec.Command("losetup", "--detach", path).Run() }) // the test is over
+	return path
+}
+
+// volumeDocument is a <volume> of 8 MiB in a pool.
+func volumeDocument(name, format, encryption string) string {
+	return "<volume><name>" + name + "</name><capacity unit='MiB'>8</capacity><allocation>0</allocation><target><format type='" + format + "'/>" +
+		"<permissions><mode>0644</mode></permissions>" + encryption + "</target></volume>"
+}
+
+// TestVolumeInLibvirt: libvirt without luksplug attaches a volume with its header in the image, made from flags or from a
+// <volume> document of its pool, of which it then reports what it would have made itself. luksplug resizes only its own disks.
 func TestVolumeInLibvirt(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -75,29 +108,46 @@ func TestVolumeInLibvirt(t *testing.T) {
 	d := must.Get(l.StartDomain(ctx, peer.DomainOptions{Name: "vm1"}))(t)
 	dir := shortDir(t, "")
 	keys, store := volumeStore(t)
-	for target, flags := range map[string][]string{"vdb": nil, "vdc": {"--format", "qcow2"}} {
-		args := append([]string{"--keystore", store, "--output", "json", "volume", "create", "vm1-" + target, "--target", target, "--size", "8M", "--path", filepath.Join(dir, target)}, flags...)
+	virsh(ctx, t, l, "pool-create-as", "disks", "dir", "--target", dir)
+	pool := writeFile(t, "pool.xml", virsh(ctx, t, l, "pool-dumpxml", "disks"))
+	targets := map[string][]string{
+		"vdb": {"vm1-vdb", "--size", "8M", "--path", filepath.Join(dir, "vdb")},
+		"vdc": {"vm1-vdc", "--size", "8M", "--path", filepath.Join(dir, "vdc"), "--format", "qcow2"},
+		"vdd": {writeFile(t, "vdd.xml", volumeDocument("vdd", "raw", "<encryption format='luks'><cipher name='aes' size='128' mode='cbc' hash='sha512'/></encryption>")), "--pool-xml", pool},
+		"vde": {writeFile(t, "vde.xml", volumeDocument("vde", "qcow2", "<encryption format='default'/>")), "--pool-xml", pool},
+	}
+	for target, args := range targets {
+		args := append([]string{"--keystore", store, "--output", "json", "volume", "create", "--target", target}, args...)
 		var made struct {
-			Secret  string
-			DiskXML string `json:"disk_xml"`
+			Secret    string
+			DiskXML   string `json:"disk_xml"`
+			VolumeXML string `json:"volume_xml"`
 		}
 		run(ctx, t, exec.CommandContext(ctx, luksplug, args...)).want(t, 0).decode(t, &made)
 		virsh(ctx, t, l, "secret-define", filepath.Join(keys, made.Secret+".xml"))
 		virsh(ctx, t, l, "secret-set-value", made.Secret, "--file", filepath.Join(keys, made.Secret), "--plain")
 		virsh(ctx, t, l, "attach-device", d.Name, writeFile(t, target+".xml", made.DiskXML))
+		if !strings.Contains(made.VolumeXML, "<encryption format='luks'>") || !strings.Contains(made.VolumeXML, made.Secret) {
+			t.Errorf("%s: the volume is\n%s", target, made.VolumeXML)
+		}
 	}
-	wantHeldByQEMU(ctx, t, store, dir, "vdb", "vdc")
-	for _, target := range []string{"vdb", "vdc"} {
+	virsh(ctx, t, l, "pool-refresh", "disks")
+	for target := range targets {
 		if out := virsh(ctx, t, l, "domblkinfo", d.Name, target); !strings.Contains(out, "8388608") {
 			t.Errorf("%s: %s", target, out)
+		}
+		out := virsh(ctx, t, l, "vol-dumpxml", target, "--pool", "disks")
+		if !strings.Contains(out, "<encryption format='luks'") || !strings.Contains(out, "<capacity unit='bytes'>8388608<") {
+			t.Errorf("libvirt reports of %s:\n%s", target, out)
 		}
 		if r := viaVirsh(ctx, t, l, d.Name, "volume", "resize", target, "16M").want(t, 5); !strings.Contains(r.stderr, "virsh blockresize "+d.Name) {
 			t.Errorf("%s", r.stderr)
 		}
 	}
-	xml := run(ctx, t, exec.CommandContext(ctx, luksplug, "--keystore", store, "volume", "create", "vm1-vdd", "--target", "vdd", "--size", "8M", "--path", filepath.Join(dir, "vdd"))).want(t, 0).stdout
-	viaVirsh(ctx, t, l, d.Name, "--keystore", store, "attach", writeFile(t, "vdd.xml", xml)).want(t, 0)
-	viaVirsh(ctx, t, l, d.Name, "volume", "resize", "vdd", "16M").want(t, 0)
+	wantHeldByQEMU(ctx, t, store, dir, slices.Collect(maps.Keys(targets))...)
+	xml := run(ctx, t, exec.CommandContext(ctx, luksplug, "--keystore", store, "volume", "create", "vm1-vdf", "--target", "vdf", "--size", "8M", "--path", filepath.Join(dir, "vdf"))).want(t, 0).stdout
+	viaVirsh(ctx, t, l, d.Name, "--keystore", store, "attach", writeFile(t, "vdf.xml", xml)).want(t, 0)
+	viaVirsh(ctx, t, l, d.Name, "volume", "resize", "vdf", "16M").want(t, 0)
 	if r := viaVirsh(ctx, t, l, d.Name, "list").want(t, 0); !strings.Contains(r.stdout, "16 MiB") {
 		t.Errorf("%s", r.stdout)
 	}

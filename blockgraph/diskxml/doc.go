@@ -1,5 +1,6 @@
 // Package diskxml reads libvirt's XML into the values of [blockgraph]: a <disk> into
-// a Disk, a <domain> into a Machine, and a storage <pool> into a Pool.
+// a Disk, a <domain> into a Machine, and a storage <pool> into a Pool; and the <volume> of
+// a pool into the Volume of package storagevol.
 //
 // # The grammar
 //

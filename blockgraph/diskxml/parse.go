@@ -23,6 +23,10 @@ func parseDisk(data []byte, skip *skipped) (*blockgraph.Disk, error) {
 	if err != nil {
 		return nil, err
 	}
+	return parseDiskTree(tree, read, skip)
+}
+
+func parseDiskTree(tree *element, read *tokens, skip *skipped) (*blockgraph.Disk, error) {
 	if tree.name != "disk" {
 		return nil, tree.invalid("", "the document is a <%s>, not a <disk>", tree.name)
 	}

@@ -233,7 +233,11 @@ func parseMetadataCache(e *element) (uint64, error) {
 	if cache == nil || cache.child("max_size") == nil {
 		return 0, nil
 	}
-	size := cache.child("max_size")
+	return parseSize(cache.child("max_size"))
+}
+
+// parseSize reads an element with a number of bytes, or of its unit.
+func parseSize(size *element) (uint64, error) {
 	n, err := strconv.ParseUint(size.text, 10, 63)
 	if err != nil {
 		return 0, size.invalid("", "%q is no size: use decimal digits", message.Shorten(size.text))

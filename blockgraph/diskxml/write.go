@@ -21,6 +21,8 @@ type LocalDisk struct {
 	Format  blockgraph.Format
 	Payload LocalImage
 	Header  LocalImage
+	// Backing are the images below Payload, the upper one first.
+	Backing []LocalLayer
 	// Secret opens the volume.
 	Secret secrets.Reference
 	// Serial is what the guest finds the disk by, Cache and Discard are attributes of
@@ -35,6 +37,13 @@ type LocalDisk struct {
 type LocalImage struct {
 	Path  string
 	Block bool
+}
+
+// LocalLayer is an image below another. Secret opens it, the zero one is for an image without encryption.
+type LocalLayer struct {
+	Image  LocalImage
+	Format string // "raw", "qcow2"
+	Secret secrets.Reference
 }
 
 // source returns the value of the type attribute, and the element.
@@ -63,17 +72,14 @@ func (d LocalDisk) XML() []byte {
 			fmt.Fprintf(&b, " %s='%d'", a.name, a.value)
 		}
 	}
-	fmt.Fprintf(&b, "/>\n  %s>\n    <encryption format='luks'>\n      <secret type='passphrase' ", source)
-	if d.Secret.UUID != uuid.Nil {
-		fmt.Fprintf(&b, "uuid='%s'/>\n", d.Secret.UUID)
-	} else {
-		fmt.Fprintf(&b, "usage='%s'/>\n", escape(d.Secret.Usage))
-	}
+	fmt.Fprintf(&b, "/>\n  %s>\n    <encryption format='luks'>\n      %s\n", source, secretElement(d.Secret))
 	if d.Header.Path != "" {
 		kind, source := d.Header.source()
 		fmt.Fprintf(&b, "      <header type='%s'>\n        %s/>\n      </header>\n", kind, source)
 	}
-	fmt.Fprintf(&b, "    </encryption>\n  </source>\n  <target dev='%s' bus='%s'/>\n", escape(d.Target), d.Bus)
+	fmt.Fprintf(&b, "    </encryption>\n  </source>\n")
+	writeBacking(&b, d.Backing, "  ")
+	fmt.Fprintf(&b, "  <target dev='%s' bus='%s'/>\n", escape(d.Target), d.Bus)
 	if d.ReadOnly {
 		b.WriteString("  <readonly/>\n")
 	}
@@ -82,6 +88,31 @@ func (d LocalDisk) XML() []byte {
 	}
 	b.WriteString("</disk>\n")
 	return []byte(b.String())
+}
+
+// secretElement returns the <secret> that names a passphrase.
+func secretElement(r secrets.Reference) string {
+	if r.UUID != uuid.Nil {
+		return fmt.Sprintf("<secret type='passphrase' uuid='%s'/>", r.UUID)
+	}
+	return fmt.Sprintf("<secret type='passphrase' usage='%s'/>", escape(r.Usage))
+}
+
+// writeBacking writes the <backingStore> of these images, each in that of the upper one.
+func writeBacking(b *strings.Builder, layers []LocalLayer, indent string) {
+	if len(layers) == 0 {
+		return
+	}
+	l := layers[0]
+	kind, source := l.Image.source()
+	fmt.Fprintf(b, "%[1]s<backingStore type='%[2]s'>\n%[1]s  <format type='%[3]s'/>\n%[1]s  %[4]s", indent, kind, escape(l.Format), source)
+	if l.Secret == (secrets.Reference{}) {
+		b.WriteString("/>\n")
+	} else {
+		fmt.Fprintf(b, ">\n%[1]s    <encryption format='luks'>\n%[1]s      %[2]s\n%[1]s    </encryption>\n%[1]s  </source>\n", indent, secretElement(l.Secret))
+	}
+	writeBacking(b, layers[1:], indent+"  ")
+	b.WriteString(indent + "</backingStore>\n")
 }
 
 // escape returns text as the value of an attribute or an element.

@@ -72,10 +72,13 @@ func (o *outline) Token() (xml.Token, error) {
 	}
 }
 
-// readTree reads the single element in data, as a tree and as tokens.
-func readTree(data []byte) (*element, *tokens, error) {
+// readTree reads the single element in data, a <disk>, as a tree and as tokens.
+func readTree(data []byte) (*element, *tokens, error) { return readDocument(data, "disk") }
+
+// readDocument reads the single element in data, which errors call by the name of the root element that is expected.
+func readDocument(data []byte, root string) (*element, *tokens, error) {
 	if len(data) > maxXMLBytes {
-		return nil, nil, &XMLError{Reason: fmt.Sprintf("%d bytes are more than a <disk> can need (the bound is %d)", len(data), maxXMLBytes)}
+		return nil, nil, &XMLError{Reason: fmt.Sprintf("%d bytes are more than a <%s> can need (the bound is %d)", len(data), root, maxXMLBytes)}
 	}
 	data, err := utf8Text("", data)
 	if err != nil {
@@ -83,7 +86,7 @@ func readTree(data []byte) (*element, *tokens, error) {
 	}
 	d := xml.NewDecoder(bytes.NewReader(data))
 	line := lineCounter(data)
-	var b treeBuilder
+	b := treeBuilder{expected: root}
 	for {
 		at := d.InputOffset()
 		token, err := d.Token()
@@ -100,16 +103,17 @@ func readTree(data []byte) (*element, *tokens, error) {
 		}
 	}
 	if b.root == nil {
-		return nil, nil, &XMLError{Reason: "no element was found: give a libvirt <disk> document"}
+		return nil, nil, &XMLError{Reason: fmt.Sprintf("no element was found: give a libvirt <%s> document", root)}
 	}
 	return b.root, &b.read, nil
 }
 
 // treeBuilder makes a tree of tokens.
 type treeBuilder struct {
-	root  *element
-	read  tokens
-	stack []*element // the elements that are open, the innermost last
+	expected string // the name of the root element, for errors
+	root     *element
+	read     tokens
+	stack    []*element // the elements that are open, the innermost last
 }
 
 // add adds a token of this line.
@@ -123,7 +127,7 @@ func (b *treeBuilder) add(token xml.Token, line int) error {
 	case xml.CharData:
 		if len(b.stack) == 0 {
 			if len(bytes.TrimSpace(t)) > 0 {
-				return &XMLError{Line: line, Reason: "text is outside of the <disk> element"}
+				return &XMLError{Line: line, Reason: fmt.Sprintf("text is outside of the <%s> element", b.expected)}
 			}
 			return nil
 		}
@@ -133,7 +137,7 @@ func (b *treeBuilder) add(token xml.Token, line int) error {
 		b.read = append(b.read, t.Copy())
 	case xml.Directive:
 		// A document type could define entities; libvirt documents have none.
-		return &XMLError{Line: line, Reason: "a <!DOCTYPE> or other declaration is not allowed in disk XML"}
+		return &XMLError{Line: line, Reason: fmt.Sprintf("a <!DOCTYPE> or other declaration is not allowed in %s XML", b.expected)}
 	}
 	return nil
 }
@@ -148,7 +152,7 @@ func (b *treeBuilder) start(t xml.StartElement, line int) error {
 		e.path = parent.path + "/" + e.name
 		parent.children = append(parent.children, e)
 	case b.root != nil:
-		return &XMLError{Line: e.line, Reason: fmt.Sprintf("a second element <%s> follows the end of <%s>: give one disk", e.name, b.root.name)}
+		return &XMLError{Line: e.line, Reason: fmt.Sprintf("a second element <%s> follows the end of <%s>: give one %s", e.name, b.root.name, b.expected)}
 	default:
 		b.root = e
 	}

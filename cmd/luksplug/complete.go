@@ -37,8 +37,11 @@ func completeNames(a *app, root *cobra.Command) {
 		case "[STORE]":
 			cmd.ValidArgsFunction = completed(func(cmd *cobra.Command) []string { return storeCompletions(cmd, a) }, 1)
 		}
-		if cmd.Flags().Lookup("secret") != nil {
-			_ = cmd.RegisterFlagCompletionFunc("secret", completed(all, 0))
+		for _, flag := range []string{"secret", "backing-secret"} {
+			if cmd.Flags().Lookup(flag) == nil {
+				continue
+			}
+			_ = cmd.RegisterFlagCompletionFunc(flag, completed(all, 0))
 		}
 		if cmd.Flags().Lookup("tls-secret") != nil {
 			_ = cmd.RegisterFlagCompletionFunc("tls-secret", completed(func(cmd *cobra.Command) []string { return secretNames(cmd, a, secrets.UsageTLS) }, 0))

@@ -81,6 +81,7 @@ func isVolumeRefusal(err error) bool {
 		volume.ErrOtherVolume, volume.ErrPlace, volume.ErrDetached, volume.ErrOccupied,
 		volume.ErrNoSpareSlot, volume.ErrLastPassphrase, volume.ErrSlotNotInUse, volume.ErrShared, volume.ErrUnfinished, volume.ErrNotStaged,
 		volume.ErrSize, volume.ErrShrink, volume.ErrFixedSize, volume.ErrInUse,
+		volume.ErrSignature, volume.ErrBacking, volume.ErrNoRoom,
 	}, func(cause error) bool { return errors.Is(err, cause) })
 }
 

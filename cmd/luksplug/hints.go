@@ -66,6 +66,7 @@ var causeHints = []struct {
 	{volume.ErrNotStaged, "use --phase stage first"},
 	{volume.ErrShrink, "use --shrink if nothing needs what is beyond"},
 	{volume.ErrPassphrase, "name its secret with --secret, or give --passphrase-file"},
+	{volume.ErrSignature, "use --force with the exact size in bytes to overwrite it"},
 	{hotplug.ErrExternalWouldHelp, "--unlock external avoids that"},
 }
 

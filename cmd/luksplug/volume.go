@@ -11,7 +11,8 @@ its LUKS header, and the passphrase in a key store.`,
 		Example: `  luksplug volume create vm1-vdb --size 10G --path /var/lib/images/vm1-vdb.img > vdb.xml
   luksplug --domain vm1 attach vdb.xml`,
 	}
-	cmd.AddCommand(newVolumeCreate(a), newVolumeInfo(a), newVolumeList(a), newHeaderBackup(a), newHeaderRestore(a), newDetachHeader(a), newAttachHeader(a),
+	cmd.AddCommand(newVolumeCreate(a), newVolumeCmdline(a), newVolumeInfo(a), newVolumeList(a),
+		newHeaderBackup(a), newHeaderRestore(a), newDetachHeader(a), newAttachHeader(a),
 		newVolumePassphrase(a), newVolumeResize(a), newVolumeDestroy(a))
 	return onlyWithCommand(cmd)
 }

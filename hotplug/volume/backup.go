@@ -183,7 +183,7 @@ func opens(ctx context.Context, h *luks.Header, passphrase *secrets.Secret) erro
 
 // writeNew writes a new file that only its owner can read, and reads it back before it gets its name.
 func writeNew(begin beginning, path string, content []byte) error {
-	f, err := begin(path, defaultMode)
+	f, err := begin(path, attributes{mode: defaultMode}, nil)
 	if err != nil {
 		return err
 	}

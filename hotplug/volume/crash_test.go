@@ -122,7 +122,7 @@ type crashFile struct {
 
 // beginOn returns what begins files of size bytes on a host.
 func beginOn(host *crashdisk.Host, sizes map[string]int64) beginning {
-	return func(path string, _ fs.FileMode) (newFile, error) {
+	return func(path string, _ attributes, _ fs.FileInfo) (newFile, error) {
 		size, ok := sizes[path]
 		if !ok {
 			return nil, fmt.Errorf("%s: %w", path, fs.ErrPermission)
@@ -146,7 +146,11 @@ func (f *crashFile) Truncate(size int64) error {
 
 func (f *crashFile) read(do func(io.ReaderAt) error) error { return do(f.disk) }
 
-func (f *crashFile) qcow2(context.Context, int64, []byte) error { return errors.ErrUnsupported }
+func (f *crashFile) qcow2(context.Context, Request, []byte) error { return errors.ErrUnsupported }
+
+func (f *crashFile) preallocate(context.Context, Preallocation, Report) error { return nil }
+
+func (f *crashFile) noCOW() error { return nil }
 
 func (f *crashFile) publish() error {
 	f.host.Record(f.path)

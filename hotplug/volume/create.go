@@ -1,7 +1,6 @@
 package volume
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -9,43 +8,18 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/hotplug/internal/image"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/luks"
 )
-
-// Request describes a volume to be made.
-type Request struct {
-	// Path is that of the image, absolute, and Header that of its LUKS header; "" is a header in the image. There must
-	// be no file with these names.
-	Path, Header string
-	// Format is raw, the default, or qcow2.
-	Format blockgraph.Format
-	// Size is that of the guest's disk, in bytes, a multiple of 512.
-	Size int64
-	// LUKS is the header's format. Its PayloadOffset and Birth are chosen here.
-	LUKS luks.Format
-	// Mode is that of the image and, without access for the group and others, of the header; 0 is 0600.
-	Mode fs.FileMode
-	// Secret is the document of the volume's secret. Its zero UUID is a random one, and a document without usage gets
-	// the volume's path as such.
-	Secret secrets.Document
-	// Existing is the store of a secret that exists, in whose document the birth of the data key is recorded; nil if the
-	// store cannot be changed, or the secret is new.
-	Existing secrets.Keeper
-	// Passphrase is one that a person has chosen, so that it is worth a slow derivation; nil makes a random one. Create
-	// does not wipe it.
-	Passphrase *secrets.Secret
-	// Unlock is how long deriving the key from Passphrase is to take on this host; 0 is two seconds.
-	Unlock time.Duration
-}
 
 // Keys defines a secret in a key store, and returns the store. The secret must be new: Create sets its value.
 type Keys func(ctx context.Context, d secrets.Document) (secrets.Keeper, error)
@@ -54,6 +28,7 @@ type Keys func(ctx context.Context, d secrets.Document) (secrets.Keeper, error)
 type Volume struct {
 	Path, Header string
 	Format       blockgraph.Format
+	Block        bool  // Path is a block device
 	Size         int64 // of the guest's disk
 	UUID         string
 	Secret       secrets.Document
@@ -65,6 +40,10 @@ type Volume struct {
 	Unrecorded error
 	// LUKS is the header as it was written.
 	LUKS *luks.Header
+	// Backing are the images below the image, the upper one first.
+	Backing []diskxml.LocalLayer
+	// Warnings are what the user has to know about the volume.
+	Warnings []string
 }
 
 // ErrRequest reports that a request contradicts itself or asks for what no volume has.
@@ -99,66 +78,10 @@ const (
 	argon2Limit = 256 << 20
 )
 
-// complete fills in the defaults and checks the request.
-func (r Request) complete() (Request, error) {
-	refuse := func(format string, args ...any) (Request, error) {
-		return r, fmt.Errorf("%w: %s", ErrRequest, fmt.Sprintf(format, args...))
-	}
-	if r.Format == "" {
-		r.Format = blockgraph.FormatRaw
-	}
-	if r.Mode == 0 {
-		r.Mode = defaultMode
-	}
-	if r.Unlock == 0 {
-		r.Unlock = defaultUnlock
-	}
-	switch {
-	case !filepath.IsAbs(r.Path) || r.Header != "" && !filepath.IsAbs(r.Header):
-		return refuse("the paths are not absolute")
-	case filepath.Clean(r.Path) == filepath.Clean(r.Header):
-		return refuse("the image and its header have the same path, %s", r.Path)
-	case r.Format != blockgraph.FormatRaw && r.Format != blockgraph.FormatQcow2:
-		return refuse("the format %s: raw and qcow2 are possible", r.Format)
-	case r.Size <= 0 || r.Size%luks.SectorSize != 0:
-		return refuse("a disk of %d bytes: the size is a multiple of %d", r.Size, luks.SectorSize)
-	case r.LUKS.Version == 2 && r.Format == blockgraph.FormatQcow2 && r.Header == "":
-		return refuse("a qcow2 image with a LUKS2 header inside: QEMU opens LUKS1 only")
-	case r.Mode&^0o777 != 0 || r.Mode&0o600 != 0o600:
-		return refuse("the mode %#o: the owner has to read and write the image", r.Mode)
-	}
-	if r.Secret.UUID == uuid.Nil {
-		r.Secret.UUID = uuid.New()
-	}
-	if r.Secret.UsageType == secrets.UsageNone {
-		r.Secret.UsageType, r.Secret.Usage = secrets.UsageVolume, r.Path
-	}
-	if err := r.Secret.Validate(); err != nil {
-		return r, err
-	}
-	r.LUKS.UUID = cmp.Or(r.LUKS.UUID, uuid.NewString())
-	switch {
-	case r.Header != "":
-		r.LUKS.PayloadOffset = 0
-	case r.Format == blockgraph.FormatQcow2:
-		r.LUKS.PayloadOffset = luks.FreshSize // QEMU does not use it
-	default:
-		r.LUKS.PayloadOffset = r.LUKS.DefaultPayloadOffset()
-	}
-	if _, err := r.LUKS.HeaderSize(); err != nil {
-		return r, fmt.Errorf("%w: %w", ErrUnsupported, err)
-	}
-	if r.Format == blockgraph.FormatQcow2 && r.Header == "" {
-		if err := r.LUKS.QEMUOpens(); err != nil { // nothing else opens a header inside a qcow2 image
-			return r, fmt.Errorf("%w inside a qcow2 image: %w", ErrUnsupported, err)
-		}
-	}
-	return r, nil
-}
-
-// Create makes a volume. Errors before the first change wrap [ErrRequest], [ErrExists], [ErrUnsupported] or
-// secrets.ErrInvalidDocument; later ones are those of keys, of the file system and of qemu-img. A [*LeftError] tells what
-// is left, which is nothing otherwise. ctx also bounds the derivation of the key.
+// Create makes a volume. Errors before the first change wrap [ErrRequest], [ErrExists], [ErrInUse], [ErrSignature],
+// [ErrAttached], [ErrBacking], [ErrNoRoom], [ErrUnsupported] or secrets.ErrInvalidDocument; later ones are those of keys, of
+// the file system, which wrap [ErrLabel] for a label, and of qemu-img. A [*LeftError] tells what is left, which is nothing
+// otherwise. ctx also bounds the derivation of the key, and a preallocation.
 //
 // keys stores the passphrase. It is nil for a secret that exists, whose value is r.Passphrase. The birth of the data key is
 // recorded in the document of the secret before a header is written, and stays unknown with LUKS1 if that is not possible.
@@ -171,6 +94,7 @@ func Create(ctx context.Context, r Request, keys Keys) (_ *Volume, err error) {
 		return nil, fmt.Errorf("make the volume: %w", err)
 	}
 	c := &creation{Request: r, named: named, begin: begin, born: time.Now().UTC().Truncate(time.Second)}
+	defer func() { c.place.close() }()
 	if r.LUKS.Version == 2 {
 		c.LUKS.Birth = c.born
 	}
@@ -185,29 +109,52 @@ func Create(ctx context.Context, r Request, keys Keys) (_ *Volume, err error) {
 	return v, nil
 }
 
+// Check makes the checks that [Create] makes before its first change, and returns the volume as it would be, without UUID
+// and LUKS header. It changes nothing, and asks no key store.
+func Check(ctx context.Context, r Request) (*Volume, error) {
+	r, err := r.complete()
+	if err != nil {
+		return nil, fmt.Errorf("check the volume: %w", err)
+	}
+	p, err := r.examine(ctx)
+	defer p.close()
+	if err != nil {
+		return nil, fmt.Errorf("check the volume: %w", err)
+	}
+	for _, path := range []string{r.Path, r.Header} {
+		if path == "" || path == r.Path && p.device != nil {
+			continue
+		}
+		if err := unix.Faccessat(unix.AT_FDCWD, filepath.Dir(path), unix.W_OK, unix.AT_EACCESS); err != nil {
+			return nil, fmt.Errorf("check the volume: %w", &fs.PathError{Op: "write to the directory", Path: filepath.Dir(path), Err: err})
+		}
+	}
+	return p.volume(r), nil
+}
+
+// volume returns what is known of the volume before it is made.
+func (p place) volume(r Request) *Volume {
+	return &Volume{Path: r.Path, Header: r.Header, Format: r.Format, Block: p.device != nil, Size: p.size, Secret: r.Secret, Backing: p.backing, Warnings: p.warnings}
+}
+
 // creation is one run of Create, with what it has made so far.
 type creation struct {
 	Request
-	named  bool // the caller has chosen the secret's UUID
-	born   time.Time
-	begin  beginning
-	files  []newFile
-	keeper secrets.Keeper // has the secret; nil before
+	place   place
+	named   bool // the caller has chosen the secret's UUID
+	born    time.Time
+	begin   beginning
+	outputs []output
+	keeper  secrets.Keeper // has the secret; nil before
 	// recording is true from before the birth was recorded in the document of a secret that exists.
 	recording bool
 }
 
-func (c *creation) run(ctx context.Context, keys Keys) (*Volume, error) {
-	for _, path := range []string{c.Path, c.Header} {
-		if path == "" {
-			continue
-		}
-		if _, err := os.Lstat(path); err == nil {
-			return nil, fmt.Errorf("%s %w", path, ErrExists)
-		} else if !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
+func (c *creation) run(ctx context.Context, keys Keys) (_ *Volume, err error) {
+	if c.place, err = c.examine(ctx); err != nil {
+		return nil, err
 	}
+	c.Size = c.place.size
 	passphrase, cost, err := c.passphrase(ctx)
 	if err != nil {
 		return nil, err
@@ -230,13 +177,14 @@ func (c *creation) run(ctx context.Context, keys Keys) (*Volume, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the header back: %w", err)
 	}
-	for _, f := range c.files {
-		if err := f.publish(); err != nil {
+	for _, o := range c.outputs {
+		if err := o.publish(); err != nil {
 			return nil, err
 		}
 	}
-	return &Volume{Path: c.Path, Header: c.Header, Format: c.Format, Size: c.Size, UUID: h.UUID, Secret: c.Secret, Store: c.keeper,
-		Born: c.born, Unrecorded: unrecorded, LUKS: h}, nil
+	v := c.place.volume(c.Request)
+	v.UUID, v.Store, v.LUKS, v.Born, v.Unrecorded = h.UUID, c.keeper, h, c.born, unrecorded
+	return v, nil
 }
 
 // store keeps the passphrase. A secret that has a value already is another volume's.
@@ -286,14 +234,14 @@ func (c *creation) header(ctx context.Context, passphrase *secrets.Secret, cost 
 	return c.LUKS.Header(ctx, key, passphrase, cost)
 }
 
-// write makes all files, under names of their own.
+// write makes all files, under names of their own, and writes the header to a block device.
 func (c *creation) write(ctx context.Context, header []byte) error {
 	size, err := c.LUKS.HeaderSize()
 	if err != nil {
 		return err
 	}
 	if c.Header != "" {
-		f, err := c.file(c.Header, c.Mode&0o700)
+		f, err := c.file(c.Header, c.Mode&0o700, nil)
 		if err == nil {
 			err = fill(f, header, size)
 		}
@@ -302,21 +250,40 @@ func (c *creation) write(ctx context.Context, header []byte) error {
 		}
 		header = nil
 	}
-	f, err := c.file(c.Path, c.Mode)
+	if d := c.place.device; d != nil {
+		if header == nil { // it is in a file of its own
+			return nil
+		}
+		c.outputs = append(c.outputs, d)
+		return d.fill(header, c.LUKS.PayloadOffset)
+	}
+	f, err := c.file(c.Path, c.Mode, c.place.replaces)
 	if err != nil {
 		return err
 	}
 	if c.Format == blockgraph.FormatQcow2 {
-		return f.qcow2(ctx, c.Size, header)
+		err = f.qcow2(ctx, c.Request, header)
+	} else {
+		err = fill(f, header, c.LUKS.PayloadOffset+c.Size)
 	}
-	return fill(f, header, c.LUKS.PayloadOffset+c.Size)
+	if err != nil {
+		return err
+	}
+	return f.preallocate(ctx, c.Preallocation, c.Progress)
 }
 
 // file begins a file, and remembers it for undo.
-func (c *creation) file(path string, mode fs.FileMode) (newFile, error) {
-	f, err := c.begin(path, mode)
-	if err == nil {
-		c.files = append(c.files, f)
+func (c *creation) file(path string, mode fs.FileMode, replaces fs.FileInfo) (newFile, error) {
+	f, err := c.begin(path, c.attributes(mode, replaces), replaces)
+	if f != nil {
+		c.outputs = append(c.outputs, f)
+	}
+	if err != nil || !c.NoCOW {
+		return f, err
+	}
+	if err = f.noCOW(); errors.Is(err, errNoCOW) {
+		c.place.warnings = append(c.place.warnings, fmt.Sprintf("%s: %v", path, err))
+		err = nil
 	}
 	return f, err
 }
@@ -325,8 +292,8 @@ func (c *creation) file(path string, mode fs.FileMode) (newFile, error) {
 func (c *creation) undo(ctx context.Context) (left []string) {
 	ctx, cancel := context.WithTimeout(ctx, undoWait)
 	defer cancel()
-	for _, f := range c.files {
-		left = append(left, f.remove()...)
+	for _, o := range c.outputs {
+		left = append(left, o.remove()...)
 	}
 	if c.recording {
 		left = append(left, c.unrecord(ctx)...)
@@ -342,7 +309,7 @@ func (c *creation) undo(ctx context.Context) (left []string) {
 
 // readBack opens the volume by what is stored, before its files get their names.
 func (c *creation) readBack(ctx context.Context, passphrase *secrets.Secret) (h *luks.Header, err error) {
-	err = c.files[0].read(func(r io.ReaderAt) error { // the one with the header is the first
+	err = c.outputs[0].read(func(r io.ReaderAt) error { // the one with the header is the first
 		if c.Format == blockgraph.FormatQcow2 && c.Header == "" {
 			q, err := image.ReadQcow2(r)
 			if err != nil {

@@ -7,14 +7,17 @@
 //	image:     LUKS header | payload             Format raw, no Header
 //	image:     payload      header file: LUKS    Format raw, Header
 //	qcow2:     payload      header file: LUKS    Format qcow2, Header
-//	qcow2:     LUKS header inside, payload       Format qcow2, no Header
+//	qcow2:     LUKS header inside, payload       Format qcow2, no Header; Backing is possible
 //
 // # The order
 //
 // The passphrase is in its key store before the first byte of the volume is written, so that no crash leaves a volume
 // without its key. Files are made under a name of their own in their directory, synced, and only then get their names,
-// which must be free: an interrupted run leaves no file with the volume's name. A failed run removes what it has made,
-// the secret included, and says what it could not remove.
+// which must be free, or those of files that may be replaced: an interrupted run leaves no incomplete file with the volume's
+// name. A failed run removes what it has made, the secret included, and says what it could not remove.
+//
+// The raw image can also be a block device that exists. It is open for exclusive use during the run, only the header's
+// area is written, and a failed run writes back what was there. A run that is killed can leave the new header.
 //
 // [Resize] and [Destroy] refuse a volume that is in use. Destroy overwrites the header before it removes the secret and the
 // files, and marks what it has begun, so that a further run finishes it.

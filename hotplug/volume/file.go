@@ -1,44 +1,69 @@
 package volume
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/luksplug/luksplug/hotplug/internal/image"
 	"github.com/luksplug/luksplug/internal/fsutil"
-	"github.com/luksplug/luksplug/secrets"
 )
 
 // file is a file that is being made. Until it is published it has a name of its own.
 type file struct {
-	path      string
-	temporary string // "" once it is published
-	mode      fs.FileMode
+	path       string
+	temporary  string // "" once it is published
+	attributes attributes
+	made       fs.FileInfo // of the temporary file
+	// replaces is the file of that name that may be replaced, nil for none.
+	replaces fs.FileInfo
 }
 
 // begin makes an empty file that only this process's user can open.
-func begin(path string, mode fs.FileMode) (newFile, error) {
+func begin(path string, a attributes, replaces fs.FileInfo) (newFile, error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".luksplug-*")
 	if err != nil {
 		return nil, err
 	}
-	return &file{path: path, temporary: f.Name(), mode: mode}, f.Close()
+	made, err := f.Stat()
+	return &file{path: path, temporary: f.Name(), attributes: a, made: made, replaces: replaces}, errors.Join(err, f.Close())
+}
+
+// open opens the file. It refuses another file of that name: the directory may belong to another user, to whom the owner and
+// mode of no other file must be given.
+func (f *file) open(flags int) (*os.File, error) {
+	opened, err := os.OpenFile(f.temporary, flags|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	if now, err := opened.Stat(); err != nil || !os.SameFile(now, f.made) {
+		fsutil.CloseRead(opened)
+		return nil, errors.Join(err, fmt.Errorf("the file %s was exchanged meanwhile", f.temporary))
+	}
+	return opened, nil
+}
+
+// change opens the file, and syncs it after do.
+func (f *file) change(do func(*os.File) error) (err error) {
+	opened, err := f.open(os.O_RDWR)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, opened.Close()) }()
+	if err := do(opened); err != nil {
+		return err
+	}
+	return opened.Sync()
 }
 
 // write implements [newFile].
 func (f *file) write(do func(growing) error) (err error) {
-	opened, err := os.OpenFile(f.temporary, os.O_RDWR|unix.O_NOFOLLOW, 0)
+	opened, err := f.open(os.O_RDWR)
 	if err != nil {
 		return err
 	}
@@ -46,9 +71,9 @@ func (f *file) write(do func(growing) error) (err error) {
 	return do(durable{opened})
 }
 
-// read implements [newFile].
+// read implements [output].
 func (f *file) read(do func(io.ReaderAt) error) error {
-	opened, err := os.OpenFile(f.temporary, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	opened, err := f.open(os.O_RDONLY)
 	if err != nil {
 		return err
 	}
@@ -56,90 +81,36 @@ func (f *file) read(do func(io.ReaderAt) error) error {
 	return do(opened)
 }
 
-// qcow2 makes a qcow2 image of size bytes. With a LUKS header the image is encrypted: qemu-img reserves the place with a
-// one-time passphrase, and the header replaces its own.
-func (f *file) qcow2(ctx context.Context, size int64, header []byte) error {
-	options := []string{}
-	var extra []*os.File
-	if header != nil {
-		key, err := oneTimeKey()
-		if err != nil {
-			return err
-		}
-		defer fsutil.CloseRead(key)
-		extra = []*os.File{key}
-		options = []string{"--object", "secret,id=key,file=/proc/self/fd/3", "-o", "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10"}
+// preallocate reserves or writes all of the file.
+func (f *file) preallocate(ctx context.Context, p Preallocation, report Report) error {
+	if !p.reserves() {
+		return nil
 	}
-	args := append(append([]string{"create", "-q", "-f", "qcow2"}, options...), f.temporary, strconv.FormatInt(size, 10))
-	if err := qemuImg(ctx, extra, args...); err != nil {
-		return err
-	}
-	if header == nil {
-		return f.write(func(opened growing) error { return opened.Sync() })
-	}
-	return f.write(func(opened growing) error {
-		q, err := image.ReadQcow2(opened)
-		if err != nil {
-			return err
-		}
-		if q.LUKS == nil || q.LUKSLength < int64(len(header)) {
-			return fmt.Errorf("qemu-img has left no place for a LUKS header of %d bytes", len(header))
-		}
-		if _, err = opened.WriteAt(header, q.LUKSOffset); err != nil {
-			return err
-		}
-		return opened.Sync()
-	})
+	return f.change(func(opened *os.File) error { return preallocate(ctx, opened, p, report) })
 }
 
-// qemu-img measures how fast it derives keys, and fails where the clock of processor time does not advance meanwhile, which
-// happens by chance on a busy host (crypto/pbkdf.c).
-const (
-	noCPUTime       = "Unable to get accurate CPU usage"
-	qemuImgAttempts = 20
-)
+// noCOW implements [newFile].
+func (f *file) noCOW() error { return f.change(switchOffCOW) }
 
-// qemuImg runs qemu-img, whose descriptors from 3 on are extra.
-func qemuImg(ctx context.Context, extra []*os.File, args ...string) error {
-	for attempt := 1; ; attempt++ {
-		cmd := exec.CommandContext(ctx, "qemu-img", args...)
-		cmd.ExtraFiles = extra
-		var complaint bytes.Buffer
-		cmd.Stderr = &complaint
-		switch err := cmd.Run(); {
-		case err == nil:
-			return nil
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case attempt == qemuImgAttempts || !strings.Contains(complaint.String(), noCPUTime):
-			return fmt.Errorf("qemu-img create: %w: %s", err, strings.TrimSpace(complaint.String()))
-		}
-	}
-}
-
-// oneTimeKey returns a file in memory with a random passphrase.
-func oneTimeKey() (*os.File, error) {
-	passphrase := randomPassphrase()
-	defer passphrase.Wipe()
-	return keyFile(passphrase)
-}
-
-// keyFile returns a file in memory with a passphrase, for a program that reads it by its descriptor.
-func keyFile(passphrase *secrets.Secret) (*os.File, error) {
-	return fsutil.MemoryFile("luksplug-passphrase", func(f *os.File) error {
-		return passphrase.Use(func(value []byte) error {
-			_, err := f.WriteAt(value, 0)
-			return err
-		})
-	})
-}
-
-// publish gives the file its mode and its name, which must be free, and syncs the directory.
+// publish gives the file its attributes and its name, which must be free or that of the file that it replaces, and syncs the
+// directory.
 func (f *file) publish() error {
-	if err := os.Chmod(f.temporary, f.mode); err != nil {
-		return err
+	if err := f.change(f.attributes.apply); err != nil {
+		return fmt.Errorf("%s: %w", f.path, err)
 	}
-	err := unix.Renameat2(unix.AT_FDCWD, f.temporary, unix.AT_FDCWD, f.path, unix.RENAME_NOREPLACE)
+	var err error
+	if f.replaces == nil {
+		err = unix.Renameat2(unix.AT_FDCWD, f.temporary, unix.AT_FDCWD, f.path, unix.RENAME_NOREPLACE)
+	} else {
+		now, statErr := os.Lstat(f.path)
+		switch {
+		case statErr != nil:
+			return statErr
+		case !os.SameFile(now, f.replaces), now.Size() != f.replaces.Size():
+			return fmt.Errorf("%s %w: it was changed meanwhile", f.path, ErrExists)
+		}
+		err = os.Rename(f.temporary, f.path)
+	}
 	switch {
 	case errors.Is(err, unix.EEXIST):
 		return fmt.Errorf("%s %w", f.path, ErrExists)
@@ -150,7 +121,6 @@ func (f *file) publish() error {
 	return fsutil.SyncDir(nil, filepath.Dir(f.path))
 }
 
-// remove removes the file, and returns its name if that is not possible.
 func (f *file) remove() []string {
 	name := f.temporary
 	if name == "" {

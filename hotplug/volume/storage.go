@@ -43,18 +43,27 @@ func (p part) WriteAt(b []byte, off int64) (int, error) {
 	return p.Storage.WriteAt(b, p.offset+off)
 }
 
+// output is a file or block device that becomes a part of the volume.
+type output interface {
+	// read calls do with it.
+	read(do func(io.ReaderAt) error) error
+	// publish gives it its name and attributes.
+	publish() error
+	// remove makes it as it was before, and returns what is left if that is not possible.
+	remove() []string
+}
+
 // newFile is a file that is being made: a [file], or one of a test in which the host loses power.
 type newFile interface {
+	output
 	// write calls do with the file, to change it.
 	write(do func(growing) error) error
-	// read calls do with the file.
-	read(do func(io.ReaderAt) error) error
 	// qcow2 makes it a qcow2 image, see [file.qcow2].
-	qcow2(ctx context.Context, size int64, header []byte) error
-	// publish gives the file its name.
-	publish() error
-	// remove removes the file, and returns what it could not remove.
-	remove() []string
+	qcow2(ctx context.Context, r Request, header []byte) error
+	// preallocate reserves or writes all of the file.
+	preallocate(ctx context.Context, p Preallocation, report Report) error
+	// noCOW switches off copy-on-write for the empty file. The error wraps errNoCOW if its file system cannot.
+	noCOW() error
 }
 
 // growing is a storage with a size.
@@ -64,7 +73,7 @@ type growing interface {
 }
 
 // beginning begins a new file, as [begin] does.
-type beginning func(path string, mode fs.FileMode) (newFile, error)
+type beginning func(path string, a attributes, replaces fs.FileInfo) (newFile, error)
 
 // fill writes the beginning of a new file of size bytes, and stores it.
 func fill(f newFile, beginning []byte, size int64) error {

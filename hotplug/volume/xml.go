@@ -16,7 +16,7 @@ func (v *Volume) DiskXML(target, serial string) []byte {
 		bus = blockgraph.BusSCSI
 	}
 	return diskxml.LocalDisk{
-		Target: target, Bus: bus, Format: v.Format, Payload: diskxml.LocalImage{Path: v.Path}, Header: diskxml.LocalImage{Path: v.Header},
+		Target: target, Bus: bus, Format: v.Format, Payload: diskxml.LocalImage{Path: v.Path, Block: v.Block}, Backing: v.Backing, Header: diskxml.LocalImage{Path: v.Header},
 		Secret: secrets.Reference{Type: secrets.Passphrase, UUID: v.Secret.UUID}, Serial: serial, Discard: "unmap",
 	}.XML()
 }

@@ -119,7 +119,9 @@ func makeVolumes(ctx context.Context, at string, n int) (*backups, error) {
 		}
 	}
 	store := dir.New(keys)
-	define := func(ctx context.Context, d secrets.Document) (secrets.Keeper, error) { return store, store.Define(ctx, d) }
+	define := func(ctx context.Context, d secrets.Document) (secrets.Keeper, error) {
+		return store, store.Define(ctx, d)
+	}
 	for i := range n {
 		path := filepath.Join(at, fmt.Sprint("image", i))
 		if _, err := volume.Create(ctx, volume.Request{Path: path, Size: 1 << 20}, define); err != nil {

@@ -36,7 +36,7 @@ var reference = strings.Fields("Reference ParseUUID Type Passphrase ISCSI Ceph T
 // promised are the packages whose exported names are luksplug's API.
 var promised = strings.Fields(`
 	hotplug hotplug/libvirtvm hotplug/hook hotplug/coldstart hotplug/volume
-	blockgraph blockgraph/diskxml blockgraph/render
+	blockgraph blockgraph/diskxml blockgraph/storagevol blockgraph/render
 	secrets secrets/keystore secrets/luks secrets/masterkey
 	secrets/age secrets/barbican secrets/credentials secrets/dir secrets/exec secrets/keyring secrets/kmip
 	secrets/libvirtstore secrets/passphrase secrets/pkcs11 secrets/vmkeys

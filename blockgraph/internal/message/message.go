@@ -11,7 +11,7 @@ import (
 func Invalid(element string, line int, reason string) string {
 	var b strings.Builder
 	document, _, _ := strings.Cut(element, "/")
-	if document != "domain" && document != "pool" {
+	if document != "domain" && document != "pool" && document != "volume" {
 		document = "disk"
 	}
 	b.WriteString(document + " XML")
