@@ -146,7 +146,10 @@ func readVolumeName(ctx context.Context, a *app, name string) (v volumeArgument,
 		}
 		v.header = h.Source.Path
 	}
-	v.path, v.secrets = disk.Image.Source.Path, disk.Secrets()
+	v.path = disk.Image.Source.Path
+	if e := disk.Image.Encryption; e != nil { // those of images below are other volumes'
+		v.secrets = e.Secrets
+	}
 	return v, nil
 }
 

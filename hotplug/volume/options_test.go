@@ -64,7 +64,7 @@ func TestFromDocument(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			if name != "raw with cipher" && name != "qcow2 options" && os.Getenv("LUKSPLUG_LONG") == "" {
+			if name != "raw with cipher" && !long() {
 				t.Skip("qemu-img measures for a second or two for each encrypted image (make test-long runs it)")
 			}
 			d := t.TempDir()
