@@ -185,6 +185,22 @@ func (a *app) bounded(ctx context.Context) (context.Context, context.CancelFunc)
 	return ending.After(ctx, a.flags.limit())
 }
 
+// pace is what the duration of a command depends on.
+type pace int
+
+const (
+	brisk  pace = iota // nothing that the user chooses: it has the default time limit
+	bySize             // how large or how many volumes are: it has a time limit only with --timeout
+)
+
+// boundedBy returns a context with the time limit of a command of that pace.
+func (a *app) boundedBy(ctx context.Context, p pace) (context.Context, context.CancelFunc) {
+	if p == bySize && a.flags.timeout == 0 {
+		return context.WithCancel(ctx)
+	}
+	return a.bounded(ctx)
+}
+
 // show writes the result of a command to standard output: v as indented JSON with
 // --output json, otherwise text.
 func (a *app) show(text string, v any) error {

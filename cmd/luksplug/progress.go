@@ -6,12 +6,11 @@ import (
 	"sync"
 	"time"
 
-	"github.com/luksplug/luksplug/hotplug/volume"
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
-// progress shows on a terminal how far the unlocking of a header, or an operation on a volume,
-// is, once it takes longer than patience. It is safe for concurrent use.
+// progress shows on a terminal how far the unlocking of a header is, once it takes longer
+// than patience. It is safe for concurrent use.
 type progress struct {
 	w     io.Writer // nil if there is no terminal
 	begin time.Time
@@ -41,19 +40,6 @@ func (p *progress) update(u luks.Progress) {
 	}
 	p.shown = true
 	_, _ = fmt.Fprintf(p.w, "\rluksplug: trying the passphrase, %d %% ", 100*u.Done/u.Total)
-}
-
-// reporting returns what shows how far an operation on a volume is.
-func (p *progress) reporting(what string) volume.Report {
-	return func(v volume.Progress) {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		if p.w == nil || p.ended || v.Total == 0 || time.Since(p.begin) < patience {
-			return
-		}
-		p.shown = true
-		_, _ = fmt.Fprintf(p.w, "\rluksplug: %s, %d %% ", what, 100*v.Done/v.Total)
-	}
 }
 
 // end removes the line.

@@ -251,8 +251,16 @@ func parseSize(text string) (int64, error) {
 	return n * unit, nil
 }
 
+// pace returns whether the duration depends on the size of the volume.
+func (o *volumeOptions) pace() pace {
+	if volume.Preallocation(o.preallocation) == volume.PreallocationFull {
+		return bySize
+	}
+	return brisk
+}
+
 func runVolumeCreate(ctx context.Context, a *app, o volumeOptions, name string) error {
-	ctx, cancel := a.bounded(ctx)
+	ctx, cancel := a.boundedBy(ctx, o.pace())
 	defer cancel()
 	wanted, err := o.wanted(ctx, a, name)
 	if err != nil {

@@ -89,9 +89,10 @@ func runVolumeDestroy(ctx context.Context, a *app, o destroyOptions, name string
 			return err
 		}
 	}
-	d.DryRun, d.RemoveSecret, d.Report = false, d.removeSecrets, a.progress.reporting("wiping the header")
+	shown := a.transfer("wiping the header")
+	d.DryRun, d.RemoveSecret, d.Report = false, d.removeSecrets, shown.update
 	d.planned, err = volume.Destroy(ctx, d.Destroying)
-	a.progress.end()
+	shown.end()
 	if err != nil {
 		return err
 	}

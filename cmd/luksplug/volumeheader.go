@@ -23,8 +23,19 @@ func (f *headerFlags) register(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.secret, "secret", "", "the secret that opens the header, by its uuid or TYPE:USAGE (default: the one of the key stores that has the image's path as its usage)")
 }
 
+// headerOptions are the flags of header-backup and header-restore.
+type headerOptions struct {
+	headerFlags
+	dryRun bool
+}
+
+func (o *headerOptions) register(cmd *cobra.Command) {
+	o.headerFlags.register(cmd)
+	cmd.Flags().BoolVar(&o.dryRun, "dry-run", false, "check everything, say what would be done, and change nothing")
+}
+
 func newHeaderBackup(a *app) *cobra.Command {
-	var f headerFlags
+	var f headerOptions
 	cmd := &cobra.Command{
 		Use:   "header-backup VOLUME FILE",
 		Short: "Copy the LUKS header of a volume to a new file",
@@ -47,24 +58,24 @@ removed.`,
 	return cmd
 }
 
-func runHeaderBackup(ctx context.Context, a *app, f headerFlags, name, to string) error {
+func runHeaderBackup(ctx context.Context, a *app, f headerOptions, name, to string) error {
 	return f.with(ctx, a, name, func(ctx context.Context, v headerVolume) error {
 		if v.passphrase == nil {
 			if err := a.note("no key store has a secret with this volume's path as usage, so the copy is not opened: name one with --secret, or give --passphrase-file"); err != nil {
 				return err
 			}
 		}
-		h, err := volume.BackupHeader(ctx, v.path, v.header, absolute(to), v.passphrase)
+		h, err := volume.BackupHeader(ctx, volume.HeaderBackup{Path: v.path, Header: v.header, To: absolute(to), Passphrase: v.passphrase, DryRun: f.dryRun})
 		if err != nil {
 			return err
 		}
-		return a.show(fmt.Sprintf("header of %s copied to %s: %s, UUID %s\n", v.path, to, h, h.UUID),
-			headerJSON{File: to, UUID: h.UUID, LUKS: h.Version, Opened: v.passphrase != nil})
+		return a.show(fmt.Sprintf("header of %s %s to %s: %s, UUID %s\n", v.path, done(f.dryRun, "copied"), to, h, h.UUID),
+			headerJSON{File: to, UUID: h.UUID, LUKS: h.Version, Opened: v.passphrase != nil, DryRun: f.dryRun})
 	})
 }
 
 func newHeaderRestore(a *app) *cobra.Command {
-	var f headerFlags
+	var f headerOptions
 	cmd := &cobra.Command{
 		Use:   "header-restore VOLUME FILE",
 		Short: "Write a backup of its LUKS header to a volume",
@@ -86,9 +97,9 @@ VOLUME is as for 'volume info'. To look at the data before, attach the volume wi
 	return cmd
 }
 
-func runHeaderRestore(ctx context.Context, a *app, f headerFlags, name, from string) error {
+func runHeaderRestore(ctx context.Context, a *app, f headerOptions, name, from string) error {
 	return f.withUnused(ctx, a, name, func(ctx context.Context, v headerVolume) error {
-		out, err := volume.RestoreHeader(ctx, volume.Restoring{Path: v.path, Header: v.header, Backup: absolute(from), Passphrase: v.passphrase, Attached: v.attached})
+		out, err := volume.RestoreHeader(ctx, volume.Restoring{Path: v.path, Header: v.header, Backup: absolute(from), Passphrase: v.passphrase, Attached: v.attached, DryRun: f.dryRun})
 		if err != nil {
 			return err
 		}
@@ -97,8 +108,12 @@ func runHeaderRestore(ctx context.Context, a *app, f headerFlags, name, from str
 				return err
 			}
 		}
-		return a.show(fmt.Sprintf("header of %s restored: %s, UUID %s; what was there is in %s\n", v.path, out.LUKS, out.LUKS.UUID, out.Replaced),
-			headerJSON{File: from, UUID: out.LUKS.UUID, LUKS: out.LUKS.Version, Opened: true, Replaced: out.Replaced, Match: string(out.Match)})
+		result := headerJSON{File: from, UUID: out.LUKS.UUID, LUKS: out.LUKS.Version, Opened: true, Replaced: out.Replaced, Match: string(out.Match)}
+		if f.dryRun {
+			result.Replaced, result.DryRun = "", true
+			return a.show(fmt.Sprintf("header of %s would be restored: %s, UUID %s\n", v.path, out.LUKS, out.LUKS.UUID), result)
+		}
+		return a.show(fmt.Sprintf("header of %s restored: %s, UUID %s; what was there is in %s\n", v.path, out.LUKS, out.LUKS.UUID, out.Replaced), result)
 	})
 }
 
@@ -109,7 +124,8 @@ type headerJSON struct {
 	LUKS     int    `json:"luks"`
 	Opened   bool   `json:"opened"` // by a passphrase
 	Replaced string `json:"replaced,omitempty"`
-	Match    string `json:"match,omitempty"` // of what was there with the backup
+	Match    string `json:"match,omitempty"`   // of what was there with the backup
+	DryRun   bool   `json:"dry_run,omitempty"` // nothing was written
 }
 
 // headerVolume is the volume on whose header a command works.

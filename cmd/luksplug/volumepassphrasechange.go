@@ -89,7 +89,11 @@ func runPassphraseChange(ctx context.Context, a *app, o changeOptions, names []s
 	if err := o.check(a, len(names)); err != nil {
 		return err
 	}
-	ctx, cancel := a.bounded(ctx)
+	limit := brisk
+	if o.all || len(names) > 1 {
+		limit = bySize
+	}
+	ctx, cancel := a.boundedBy(ctx, limit)
 	defer cancel()
 	c := volume.Change{Unlock: o.unlockTime, Phase: volume.Phase(o.phase), DryRun: o.dryRun}
 	for _, name := range names {

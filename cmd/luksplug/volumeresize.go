@@ -110,11 +110,20 @@ func runResizeAttached(ctx context.Context, a *app, o resizeOptions, argument st
 	})
 }
 
+// pace returns whether the duration depends on the size of the volume.
+func (o *resizeOptions) pace() pace {
+	if o.allocate {
+		return bySize
+	}
+	return brisk
+}
+
 // runVolumeResize resizes a volume that no VM has.
 func runVolumeResize(ctx context.Context, a *app, o resizeOptions, name string, to hotplug.NewSize) error {
-	ctx, cancel := a.bounded(ctx)
+	ctx, cancel := a.boundedBy(ctx, o.pace())
 	defer cancel()
-	r := volume.Resizing{Size: to, Shrink: o.shrink, Allocate: o.allocate, DryRun: o.dryRun, Report: a.progress.reporting("allocating")}
+	shown := a.transfer("allocating")
+	r := volume.Resizing{Size: to, Shrink: o.shrink, Allocate: o.allocate, DryRun: o.dryRun, Report: shown.update}
 	var err error
 	if r.Path, r.Header, err = o.volume(ctx, a, name); err != nil {
 		return err
@@ -124,7 +133,7 @@ func runVolumeResize(ctx context.Context, a *app, o resizeOptions, name string, 
 	}
 	r.Passphrase = func(ctx context.Context) (*secrets.Secret, error) { return o.passphrase(ctx, a, r.Path) }
 	out, err := volume.Resize(ctx, r)
-	a.progress.end()
+	shown.end()
 	if err != nil {
 		return err
 	}

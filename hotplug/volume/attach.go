@@ -54,7 +54,7 @@ type AttachedHeader struct {
 // the file is removed, so that one of the two headers opens the volume at every moment. After a crash the same call
 // finishes.
 //
-// The errors wrap [ErrAttached], [ErrChanged], [ErrOccupied], [ErrPlace], [ErrRequest], [ErrWrongPassphrase], those of
+// The errors wrap [ErrAttached], [ErrBusy], [ErrChanged], [ErrOccupied], [ErrPlace], [ErrRequest], [ErrWrongPassphrase], those of
 // luks.ReadHeader for the file, and those of the file system. A [*LeftError] names what is changed in part.
 func AttachHeader(ctx context.Context, a Attaching) (*AttachedHeader, error) {
 	out, err := a.attach(ctx)
@@ -70,6 +70,13 @@ func (a Attaching) attach(ctx context.Context) (*AttachedHeader, error) {
 	}
 	if err := unattached(a.Attached, a.Path, a.Header); err != nil {
 		return nil, err
+	}
+	if !a.DryRun {
+		release, err := a.lockHeader(ctx)
+		if err != nil {
+			return nil, err
+		}
+		defer release()
 	}
 	content, err := fsutil.ReadLinked(a.Header, maxHeader)
 	var h *luks.Header
@@ -113,7 +120,22 @@ func (a Attaching) attach(ctx context.Context) (*AttachedHeader, error) {
 	if a.DryRun {
 		return out, nil
 	}
-	return out, a.change(p, replacement{h, content, old}, out)
+	return out, a.change(ctx, p, replacement{h, content, old}, out)
+}
+
+// lockHeader keeps other programs from changing the header in the file, which an interrupted run may have removed.
+func (a Attaching) lockHeader(ctx context.Context) (release func(), err error) {
+	f, unlock, err := openLocked(ctx, a.Header)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), !a.Remove && (errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS)):
+		return func() {}, nil // there is nothing to lock, or the file is only read
+	case err != nil:
+		return nil, err
+	}
+	return func() {
+		unlock()
+		fsutil.CloseRead(f) // not written
+	}, nil
 }
 
 // fitted returns a header of exactly length bytes, which end where the payload begins.
@@ -158,14 +180,14 @@ func (a Attaching) replaces(ctx context.Context, content, old []byte) (keep bool
 }
 
 // change writes the header, and keeps what it replaces.
-func (a Attaching) change(p headerPlace, r replacement, out *AttachedHeader) error {
+func (a Attaching) change(ctx context.Context, p headerPlace, r replacement, out *AttachedHeader) error {
 	if out.Replaced != "" {
 		if err := writeNew(begin, out.Replaced, r.old); err != nil {
 			return fmt.Errorf("keep what is there: %w", err)
 		}
 	}
 	if out.Written {
-		if err := p.replace(r); err != nil {
+		if err := p.replace(ctx, r); err != nil {
 			if out.Replaced != "" {
 				return keptIn(out.Replaced, err)
 			}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"time"
 
@@ -106,21 +107,24 @@ func atBeginning(i *image.Info, wanted int64) (headerPlace, error) {
 // ErrChanged reports that what is in a header's place has changed since it was checked.
 var ErrChanged = errors.New("it was changed by another process meanwhile")
 
-// openChecked opens the file with the header's place for writing. checked is what was read there.
-func (p headerPlace) openChecked(checked []byte) (*os.File, error) {
-	f, err := image.Open(p.path, os.O_RDWR)
+// openChecked opens the file with the header's place for writing, and locks it as [hold] does. checked is what was read there.
+// release unlocks and closes it.
+func (p headerPlace) openChecked(ctx context.Context, checked []byte) (f *os.File, release func(), err error) {
+	f, unlock, err := openLocked(ctx, p.path)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	switch err := same(part{durable{f}, p.offset, p.length}, checked); {
-	case errors.Is(err, errReadBack):
-		fsutil.CloseRead(f)
-		return nil, fmt.Errorf("%s: %w: run the command again when it has ended", p.path, ErrChanged)
-	case err != nil:
-		fsutil.CloseRead(f)
-		return nil, err
+	release = func() {
+		unlock()
+		fsutil.CloseRead(f) // what was written is synced
 	}
-	return f, nil
+	if err = same(part{durable{f}, p.offset, p.length}, checked); err != nil {
+		release()
+	}
+	if errors.Is(err, errReadBack) {
+		err = fmt.Errorf("%s: %w: run the command again when it has ended", p.path, ErrChanged)
+	}
+	return f, release, err
 }
 
 // read returns the bytes of the header's place.
@@ -135,29 +139,59 @@ func (p headerPlace) read() ([]byte, error) {
 	return b, err
 }
 
+// HeaderBackup is what [BackupHeader] copies.
+type HeaderBackup struct {
+	// Path is that of the image, Header that of a header in a file of its own, "" for one in the image.
+	Path, Header string
+	// To is the path of the copy, at which there must be no file.
+	To string
+	// Passphrase has to open the copy; nil opens nothing.
+	Passphrase *secrets.Secret
+	// DryRun makes all checks, and writes nothing.
+	DryRun bool
+}
+
 // BackupHeader writes the header of a volume to a new file, which `cryptsetup luksHeaderRestore` takes as well. The volume
-// may be attached. The copy is read back, and passphrase, if it is not nil, has to open it. It is no secret, but a passphrase
-// opens the volume with it also after it was changed or removed.
+// may be attached. The copy is read back, and the passphrase has to open it. The copy is no secret, but a passphrase opens the
+// volume with it also after it was changed or removed.
 //
 // The errors wrap [ErrExists], [ErrNoVolume], [ErrPlace], [ErrWrongPassphrase], and those of the file system. Nothing is
 // left after an error but what a [*LeftError] names.
-func BackupHeader(ctx context.Context, path, header, to string, passphrase *secrets.Secret) (*luks.Header, error) {
-	p, err := locate(path, header, 0)
+func BackupHeader(ctx context.Context, b HeaderBackup) (*luks.Header, error) {
+	h, err := b.run(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("back up the header: %w", err)
+		return nil, fmt.Errorf("back up the header of %s: %w", b.Path, err)
+	}
+	return h, nil
+}
+
+func (b HeaderBackup) run(ctx context.Context) (*luks.Header, error) {
+	p, err := locate(b.Path, b.Header, 0)
+	if err != nil {
+		return nil, err
 	}
 	content, err := p.read()
 	if err != nil {
-		return nil, fmt.Errorf("back up the header: %w", err)
+		return nil, err
 	}
-	h, err := opened(ctx, content, passphrase)
-	if err == nil {
-		err = writeNew(begin, to, content)
+	h, err := opened(ctx, content, b.Passphrase)
+	switch {
+	case err != nil:
+		return nil, err
+	case b.DryRun:
+		return h, absent(b.To)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("back up the header of %s: %w", path, err)
+	return h, writeNew(begin, b.To, content)
+}
+
+// absent returns an error that wraps [ErrExists] if there is a file of that name.
+func absent(path string) error {
+	if _, err := os.Lstat(path); err == nil {
+		return fmt.Errorf("%s %w", path, ErrExists)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
-	return h, nil
+	return nil
 }
 
 // opened returns the header in content, which passphrase opens unless it is nil.
@@ -226,12 +260,14 @@ type Restoring struct {
 	Passphrase *secrets.Secret
 	// Attached are the disks that are attached on this host, as [hotplug.Uses] returns them.
 	Attached []hotplug.Use
+	// DryRun makes all checks, and changes nothing.
+	DryRun bool
 }
 
 // Restored is the result of [RestoreHeader].
 type Restored struct {
 	LUKS *luks.Header
-	// Replaced is the file that has the bytes that were in the header's place.
+	// Replaced is the file that has the bytes that were in the header's place; with a dry run it does not exist.
 	Replaced string
 	// Match is how far what was there is the volume of the backup, and Reason by what it was recognised.
 	Match  luks.Match
@@ -242,7 +278,7 @@ type Restored struct {
 // the header, opens it with the passphrase, and copies what is in the header's place to a file beside the backup. The metadata
 // are written last, and all is read back; if that fails, the old bytes are written again.
 //
-// The errors wrap [ErrAttached], [ErrChanged], [ErrOtherVolume], [ErrPlace], [ErrWrongPassphrase], luks.ErrReencryption, the others of
+// The errors wrap [ErrAttached], [ErrBusy], [ErrChanged], [ErrOtherVolume], [ErrPlace], [ErrWrongPassphrase], luks.ErrReencryption, the others of
 // luks.ReadHeader for the backup, and those of the file system. A [*LeftError] says that the header is neither the old one
 // nor the new one; the old one is in the file that it names.
 func RestoreHeader(ctx context.Context, r Restoring) (*Restored, error) {
@@ -295,10 +331,13 @@ func (r Restoring) restore(ctx context.Context) (*Restored, error) {
 		}
 	}
 	out := &Restored{LUKS: backup.Header, Replaced: replacedName(r.Backup), Match: compared.Match, Reason: compared.Reason}
+	if r.DryRun {
+		return out, nil
+	}
 	if err := writeNew(begin, out.Replaced, old); err != nil {
 		return nil, fmt.Errorf("keep what is there: %w", err)
 	}
-	if err := p.replace(replacement{backup.Header, content, old}); err != nil {
+	if err := p.replace(ctx, replacement{backup.Header, content, old}); err != nil {
 		return nil, keptIn(out.Replaced, err)
 	}
 	return out, nil
@@ -375,12 +414,12 @@ type replacement struct {
 }
 
 // replace writes the header to its place.
-func (p headerPlace) replace(r replacement) error {
-	f, err := p.openChecked(r.old)
+func (p headerPlace) replace(ctx context.Context, r replacement) error {
+	f, release, err := p.openChecked(ctx, r.old)
 	if err != nil {
 		return err
 	}
-	defer fsutil.CloseRead(f) // synced
+	defer release()
 	return r.write(part{durable{f}, p.offset, p.length})
 }
 

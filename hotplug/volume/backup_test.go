@@ -51,13 +51,13 @@ func TestHeaderBackup(t *testing.T) {
 			v, passphrase, file, offset := made(t, r)
 			dir := t.TempDir()
 			backup := filepath.Join(dir, "backup")
-			h := must.Get(volume.BackupHeader(t.Context(), v.Path, v.Header, backup, passphrase))(t)
+			h := must.Get(volume.BackupHeader(t.Context(), volume.HeaderBackup{Path: v.Path, Header: v.Header, To: backup, Passphrase: passphrase}))(t)
 			if h.UUID != v.UUID {
 				t.Errorf("the UUID is %s", h.UUID)
 			}
 			wantMode(t, backup, 0o600)
 			whole := must.Get(os.ReadFile(file))(t)
-			if _, err := volume.BackupHeader(t.Context(), v.Path, v.Header, backup, passphrase); !errors.Is(err, volume.ErrExists) {
+			if _, err := volume.BackupHeader(t.Context(), volume.HeaderBackup{Path: v.Path, Header: v.Header, To: backup, Passphrase: passphrase}); !errors.Is(err, volume.ErrExists) {
 				t.Errorf("over a file: %v", err)
 			}
 			restoring := volume.Restoring{Path: v.Path, Header: v.Header, Backup: backup, Passphrase: passphrase}
@@ -97,7 +97,7 @@ func TestHeaderBackupOfCryptsetup(t *testing.T) {
 			v, passphrase, file, _ := made(t, volume.Request{Path: filepath.Join(dir, "volume"), Size: size, LUKS: luks.Format{Version: version}})
 			whole := must.Get(os.ReadFile(file))(t)
 			ours, theirs := filepath.Join(dir, "ours"), filepath.Join(dir, "theirs")
-			must.Get(volume.BackupHeader(t.Context(), v.Path, "", ours, passphrase))(t)
+			must.Get(volume.BackupHeader(t.Context(), volume.HeaderBackup{Path: v.Path, To: ours, Passphrase: passphrase}))(t)
 			must.Run(t, "", "cryptsetup", "luksHeaderBackup", "--batch-mode", "--header-backup-file", theirs, file)
 			damage(t, file, 0, 64<<10)
 			must.Run(t, "", "cryptsetup", "luksHeaderRestore", "--batch-mode", "--header-backup-file", ours, file)
@@ -122,7 +122,7 @@ func TestRestoreRefuses(t *testing.T) {
 	dir := t.TempDir()
 	backupOf := func(v *volume.Volume, p *secrets.Secret) string {
 		path := filepath.Join(dir, filepath.Base(v.Path)+v.UUID)
-		must.Get(volume.BackupHeader(t.Context(), v.Path, v.Header, path, p))(t)
+		must.Get(volume.BackupHeader(t.Context(), volume.HeaderBackup{Path: v.Path, Header: v.Header, To: path, Passphrase: p}))(t)
 		return path
 	}
 	right, wrong, headerFile := backupOf(v, passphrase), backupOf(other, otherPassphrase), backupOf(detached, detachedPassphrase)

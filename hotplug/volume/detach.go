@@ -57,7 +57,7 @@ type Detached struct {
 // The file is stored, read back and has its name before anything is wiped, so that one of the two headers opens the volume at
 // every moment. After a crash the same call with Wipe finishes: it accepts a file that has this volume's header.
 //
-// The errors wrap [ErrAttached], [ErrChanged], [ErrDetached], [ErrExists], [ErrNoVolume], [ErrOccupied], [ErrPlace],
+// The errors wrap [ErrAttached], [ErrBusy], [ErrChanged], [ErrDetached], [ErrExists], [ErrNoVolume], [ErrOccupied], [ErrPlace],
 // [ErrRequest], [ErrWrongPassphrase], those of luks.ReadHeader, and those of the file system. A [*LeftError] says that the header in the image is wiped in part;
 // the file has it.
 func DetachHeader(ctx context.Context, d Detaching) (*Detached, error) {
@@ -97,11 +97,11 @@ func (d Detaching) detach(ctx context.Context) (*Detached, error) {
 	if m.wipe = d.Wipe && !m.wiped; d.DryRun || !m.copy && !m.wipe {
 		return out, nil
 	}
-	f, err := p.openChecked(m.there)
+	f, release, err := p.openChecked(ctx, m.there)
 	if err != nil {
 		return nil, err
 	}
-	defer fsutil.CloseRead(f) // synced
+	defer release()
 	m.to, m.begin = d.To, begin
 	return out, m.run(durable{f})
 }

@@ -55,7 +55,7 @@ func phrase(t *testing.T, text string) *secrets.Secret {
 func slotOf(t *testing.T, l volume.Location, passphrase *secrets.Secret) int {
 	t.Helper()
 	backup := filepath.Join(t.TempDir(), "header")
-	_, err := volume.BackupHeader(t.Context(), l.Path, l.Header, backup, nil)
+	_, err := volume.BackupHeader(t.Context(), volume.HeaderBackup{Path: l.Path, Header: l.Header, To: backup})
 	must.OK(t, err)
 	f := must.Get(os.Open(backup))(t)
 	defer func() { must.OK(t, f.Close()) }()

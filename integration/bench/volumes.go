@@ -144,7 +144,7 @@ func measureBackups(ctx context.Context, at, name string, n size) (row, error) {
 
 func (b *backups) backedUp(ctx context.Context) error {
 	for _, path := range b.images {
-		if _, err := volume.BackupHeader(ctx, path, "", filepath.Join(b.to, filepath.Base(path)), nil); err != nil {
+		if _, err := volume.BackupHeader(ctx, volume.HeaderBackup{Path: path, To: filepath.Join(b.to, filepath.Base(path))}); err != nil {
 			return err
 		}
 	}
