@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"text/tabwriter"
 	"time"
+
+	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
 // limit ends a run that hangs.
@@ -19,6 +21,7 @@ const limit = 20 * time.Minute
 
 func main() {
 	stalls := flag.Bool("stall", false, "measure only how an attach delays a guest")
+	volumes := flag.Bool("volumes", false, "measure only the rows about volumes")
 	document := flag.String("document", "", "with -stall: write the table into this document as well, between its marks")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -26,9 +29,12 @@ func main() {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	var err error
-	if *stalls {
+	switch {
+	case *stalls:
 		err = runStall(ctx, os.Stdout, *document, stallRuns)
-	} else {
+	case *volumes:
+		err = runVolumes(ctx, os.Stdout, full)
+	default:
 		err = run(ctx, os.Stdout, full)
 	}
 	if err != nil {
@@ -73,6 +79,25 @@ func run(ctx context.Context, out io.Writer, n size) (err error) {
 		return err
 	}
 	return printTable(out, version, rows)
+}
+
+// runVolumes measures the rows about volumes, and prints them.
+func runVolumes(ctx context.Context, out io.Writer, n size) (err error) {
+	dir, err := os.MkdirTemp("", "luksplug-bench-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	version, err := peer.Output(ctx, "qemu-img", "--version")
+	if err != nil {
+		return err
+	}
+	rows, err := measureVolumes(ctx, dir, n)
+	if err != nil {
+		return err
+	}
+	first, _, _ := strings.Cut(strings.TrimPrefix(version, "qemu-img version "), " ")
+	return printTable(out, first, rows)
 }
 
 // row is one line of the table.
