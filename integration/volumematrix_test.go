@@ -346,13 +346,14 @@ func (v *matrixVolume) decryptedBy(ctx context.Context, t *testing.T) {
 // TestVolumesOfOthers: luksplug opens the volumes that QEMU and cryptsetup make, and reads what they have written.
 func TestVolumesOfOthers(t *testing.T) {
 	t.Parallel()
+	peer.Long(t, "QEMU and cryptsetup measure for seconds for each volume; secrets/luks reads such headers in every run")
 	ctx := bounded(t)
 	key := writeFile(t, "key", "correct horse")
 	releases := matrixReleases(t)
 	var made []*matrixVolume
-	for i, r := range releases {
-		for j, format := range []blockgraph.Format{blockgraph.FormatRaw, blockgraph.FormatQcow2} {
-			for _, o := range qemuFormats(i == 0 && j == 1) { // making one takes QEMU seconds of measuring
+	for _, r := range releases {
+		for _, format := range []blockgraph.Format{blockgraph.FormatRaw, blockgraph.FormatQcow2} {
+			for _, o := range qemuFormats() {
 				made = append(made, r.makeIn(ctx, t, format, o, key))
 			}
 		}
@@ -377,16 +378,9 @@ func repeated(p, n int) []byte { return bytes.Repeat([]byte{byte(p)}, n) }
 // othersPattern is what the makers of volumes write to them.
 const othersPattern = 7
 
-// qemuFormats are options with which QEMU makes LUKS volumes; in a quick run one or none.
-func qemuFormats(selected bool) []string {
-	const other = "cipher-alg=aes-128,cipher-mode=cbc,ivgen-alg=essiv,ivgen-hash-alg=sha256,hash-alg=sha1"
-	switch {
-	case !peer.IsLong() && selected:
-		return []string{other}
-	case !peer.IsLong():
-		return nil
-	}
-	some := []string{"", other}
+// qemuFormats are options with which QEMU makes LUKS volumes.
+func qemuFormats() []string {
+	some := []string{"", "cipher-alg=aes-128,cipher-mode=cbc,ivgen-alg=essiv,ivgen-hash-alg=sha256,hash-alg=sha1"}
 	for _, alg := range []string{"aes-128", "aes-192", "aes-256", "twofish-128", "twofish-192", "twofish-256"} {
 		for _, hash := range []string{"sha1", "sha224", "sha256", "sha384", "sha512", "ripemd160"} {
 			some = append(some, fmt.Sprintf("cipher-alg=%s,cipher-mode=xts,ivgen-alg=plain64,hash-alg=%s", alg, hash))
@@ -426,14 +420,11 @@ func ofCryptsetup(ctx context.Context, t *testing.T, key string) []*matrixVolume
 	t.Helper()
 	var out []*matrixVolume
 	fast := []string{"--batch-mode", "--key-file", key, "--pbkdf-force-iterations", "1000"}
-	for i, o := range [][]string{
+	for _, o := range [][]string{
 		{"--cipher", "aes-xts-plain64", "--key-size", "512", "--hash", "sha256"},
 		{"--cipher", "aes-cbc-essiv:sha256", "--key-size", "256", "--hash", "sha512"},
 		{"--cipher", "aes-cbc-plain64", "--key-size", "128", "--hash", "sha1"},
 	} {
-		if i == 2 && !peer.IsLong() {
-			break
-		}
 		one := &matrixVolume{cell: cell{format: blockgraph.FormatRaw}, path: writeFile(t, "image", ""), key: key}
 		must.OK(t, os.Truncate(one.path, 2<<20+matrixSize))
 		must.Get(peer.Output(ctx, "cryptsetup", slices.Concat([]string{"luksFormat", "--type", "luks1"}, fast, o, []string{one.path})...))(t)
