@@ -85,7 +85,7 @@ func TestList(t *testing.T) {
 	got := byName(t, listed)
 	for name, v := range made {
 		l := got[name]
-		if l.Err != nil || l.LUKS == nil || l.LUKS.UUID != v.UUID || l.Header != v.Header || l.Info.Size != size || l.HeaderAlone || !l.Birth.Time.Equal(v.Born) ||
+		if l.Err != nil || l.LUKS == nil || l.LUKS.UUID != v.UUID || l.Header != v.Header || l.Size != size || l.HeaderAlone || !l.Birth.Time.Equal(v.Born) ||
 			len(l.Secrets) != 1 || l.Secrets[0].Document != v.Secret {
 			t.Errorf("%s: %+v", name, l)
 		}
@@ -130,7 +130,7 @@ func wantLeft(t *testing.T, got map[string]volume.Listed) {
 		}
 		delete(got, name)
 	}
-	if l, ok := got["alone"]; !ok || l.Err != nil || !l.HeaderAlone || l.Layout() != volume.LayoutHeader || l.Info.Size != 0 {
+	if l, ok := got["alone"]; !ok || l.Err != nil || !l.HeaderAlone || l.Layout() != volume.LayoutHeader || l.Size != 0 {
 		t.Errorf("alone: %+v", l)
 	}
 	delete(got, "alone")

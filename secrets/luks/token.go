@@ -17,7 +17,7 @@ type Token struct {
 
 // The token with the birth of the volume key. It is for no key slot, so that no change of one removes it.
 const (
-	birthToken   = "luksplug-data-key"
+	birthToken   = "luksplug-data-key" //nolint:gosec // the type of a token, no secret
 	birthVersion = 1
 )
 
