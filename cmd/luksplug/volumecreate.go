@@ -358,6 +358,9 @@ func showVolume(a *app, v *volume.Volume, wanted wantedVolume, o volumeOptions) 
 		if store != "" {
 			text += " in " + store
 		}
+		if v.LUKS.Version == 2 {
+			text += "; luksplug and cryptsetup open it, and QEMU and libvirt alone do not, as they know LUKS1 only"
+		}
 		if err := a.note("%s", text); err != nil {
 			return err
 		}

@@ -48,6 +48,7 @@ func TestHeaderBackup(t *testing.T) {
 	for name, r := range layouts(t) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			slow(t, r)
 			v, passphrase, file, offset := made(t, r)
 			dir := t.TempDir()
 			backup := filepath.Join(dir, "backup")

@@ -62,6 +62,14 @@ func layouts(t *testing.T) map[string]volume.Request {
 	return all
 }
 
+// slow skips a volume for which qemu-img measures the processor for seconds. TestCreate and TestResize have one in every run.
+func slow(t *testing.T, r volume.Request) {
+	t.Helper()
+	if r.Format == blockgraph.FormatQcow2 && r.Header == "" && !long() {
+		t.Skip("qemu-img measures for two seconds for each encrypted image (make test-long runs it)")
+	}
+}
+
 // long reports whether slow tests run.
 func long() bool { return os.Getenv("LUKSPLUG_LONG") != "" }
 

@@ -61,6 +61,7 @@ func TestDestroy(t *testing.T) {
 	for name, r := range all {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			slow(t, r)
 			store, keys := keysIn(t)
 			v := must.Get(volume.Create(t.Context(), r, keys))(t)
 			key := value(t, store, v)
@@ -116,9 +117,7 @@ func TestDestroyAgain(t *testing.T) {
 	for _, name := range []string{"raw", "raw detached LUKS2", "qcow2", "qcow2 detached"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			if name == "qcow2" && !long() {
-				t.Skip("qemu-img measures for two seconds for each encrypted image (make test-long runs it)")
-			}
+			slow(t, all[name])
 			_, keys := keysIn(t)
 			v := must.Get(volume.Create(t.Context(), all[name], keys))(t)
 			d := volume.Destroying{Path: v.Path, Header: v.Header, RemoveSecret: func(context.Context) error { return broken }}

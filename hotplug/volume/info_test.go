@@ -20,9 +20,7 @@ func TestInspect(t *testing.T) {
 	for name, r := range layouts(t) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			if name == "qcow2" && !long() {
-				t.Skip("qemu-img measures for two seconds for each encrypted image (make test-long runs it)")
-			}
+			slow(t, r)
 			_, keys := keysIn(t)
 			v := must.Get(volume.Create(t.Context(), r, keys))(t)
 			link := filepath.Join(t.TempDir(), "link")

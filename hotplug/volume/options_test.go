@@ -64,7 +64,7 @@ func TestFromDocument(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			if name != "raw with cipher" && !long() {
+			if !long() {
 				t.Skip("qemu-img measures for a second or two for each encrypted image (make test-long runs it)")
 			}
 			d := t.TempDir()
@@ -122,6 +122,7 @@ func TestFromDocumentRefuses(t *testing.T) {
 // TestBacking: the guest reads what is in the backing image until it writes, encrypted images included.
 func TestBacking(t *testing.T) {
 	t.Parallel()
+	slow(t, volume.Request{Format: blockgraph.FormatQcow2})
 	must.Have(t, "qemu-img", "qemu-io")
 	d := t.TempDir()
 	store, keys := keysIn(t)

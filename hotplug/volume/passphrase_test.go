@@ -85,6 +85,7 @@ func TestChangePassphrase(t *testing.T) {
 		r := all[name]
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			slow(t, r)
 			store, keys := keysIn(t)
 			v, l, s := created(t, r, store, keys)
 			old := valueOf(t, s)
