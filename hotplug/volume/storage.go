@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -75,11 +76,18 @@ type growing interface {
 // beginning begins a new file, as [begin] does.
 type beginning func(path string, a attributes, replaces fs.FileInfo) (newFile, error)
 
-// fill writes the beginning of a new file of size bytes, and stores it.
+// fill writes the beginning of a new file of size bytes, and stores it. Chunks of zeros become holes: most of a header are
+// unused key slots.
 func fill(f newFile, beginning []byte, size int64) error {
 	return f.write(func(g growing) error {
-		if _, err := g.WriteAt(beginning, 0); err != nil {
-			return err
+		for off := 0; off < len(beginning); off += fillChunk {
+			chunk := beginning[off:min(off+fillChunk, len(beginning))]
+			if len(bytes.TrimLeft(chunk, "\x00")) == 0 {
+				continue
+			}
+			if _, err := g.WriteAt(chunk, int64(off)); err != nil {
+				return err
+			}
 		}
 		if err := g.Truncate(size); err != nil {
 			return err
@@ -87,3 +95,6 @@ func fill(f newFile, beginning []byte, size int64) error {
 		return g.Sync()
 	})
 }
+
+// fillChunk is the unit of fill, in bytes.
+const fillChunk = 64 << 10
