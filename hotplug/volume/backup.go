@@ -240,12 +240,15 @@ var errReadBack = errors.New("it does not read back as it was written")
 
 // same returns nil if r begins with content.
 func same(r io.ReaderAt, content []byte) error {
-	b := make([]byte, len(content))
-	switch _, err := r.ReadAt(b, 0); {
-	case err != nil && !errors.Is(err, io.EOF):
-		return err
-	case !bytes.Equal(b, content):
-		return errReadBack
+	b := make([]byte, min(fillChunk, len(content)))
+	for off := 0; off < len(content); off += fillChunk {
+		want := content[off:min(off+fillChunk, len(content))]
+		switch n, err := r.ReadAt(b[:len(want)], int64(off)); {
+		case err != nil && !errors.Is(err, io.EOF):
+			return err
+		case !bytes.Equal(b[:n], want):
+			return errReadBack
+		}
 	}
 	return nil
 }
