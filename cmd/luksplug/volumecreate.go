@@ -127,7 +127,7 @@ func (o *volumeOptions) registerImage(f *pflag.FlagSet) {
 	f.StringVar(&o.preallocation, "preallocation", "", "how much of the image is allocated: off, metadata (of qcow2), falloc, which reserves room for all, or full, which writes it (default off, and falloc for a <volume> with an <allocation> of its <capacity>)")
 	f.BoolVar(&o.noCOW, "nocow", false, "switch off copy-on-write by the image's file system, as btrfs")
 	f.StringVar(&o.mode, "mode", "0600", "the permissions of the image")
-	f.StringVar(&o.owner, "owner", "", "the user, by name or number, to whom image and header belong")
+	f.StringVar(&o.owner, "owner", "", "the owner of the image and the header: a user's name or number")
 	f.StringVar(&o.group, "group", "", "their group, by name or number")
 	f.StringVar(&o.selinuxLabel, "selinux-label", "", "their SELinux label")
 }

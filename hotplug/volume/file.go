@@ -34,8 +34,8 @@ func begin(path string, a attributes, replaces fs.FileInfo) (newFile, error) {
 	return &file{path: path, temporary: f.Name(), attributes: a, made: made, replaces: replaces}, errors.Join(err, f.Close())
 }
 
-// open opens the file. It refuses another file of that name: the directory may belong to another user, to whom the owner and
-// mode of no other file must be given.
+// open opens the file. It returns an error if the name leads to another file now: a user who may write to the directory could
+// have exchanged it, and would have that file's owner and mode changed.
 func (f *file) open(flags int) (*os.File, error) {
 	opened, err := os.OpenFile(f.temporary, flags|unix.O_NOFOLLOW, 0)
 	if err != nil {
