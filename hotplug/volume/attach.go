@@ -125,17 +125,12 @@ func (a Attaching) attach(ctx context.Context) (*AttachedHeader, error) {
 
 // lockHeader keeps other programs from changing the header in the file, which an interrupted run may have removed.
 func (a Attaching) lockHeader(ctx context.Context) (release func(), err error) {
-	f, unlock, err := openLocked(ctx, a.Header)
+	_, release, err = openLocked(ctx, a.Header)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), !a.Remove && (errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS)):
 		return func() {}, nil // there is nothing to lock, or the file is only read
-	case err != nil:
-		return nil, err
 	}
-	return func() {
-		unlock()
-		fsutil.CloseRead(f) // not written
-	}, nil
+	return release, err
 }
 
 // fitted returns a header of exactly length bytes, which end where the payload begins.

@@ -110,13 +110,9 @@ var ErrChanged = errors.New("it was changed by another process meanwhile")
 // openChecked opens the file with the header's place for writing, and locks it as [hold] does. checked is what was read there.
 // release unlocks and closes it.
 func (p headerPlace) openChecked(ctx context.Context, checked []byte) (f *os.File, release func(), err error) {
-	f, unlock, err := openLocked(ctx, p.path)
+	f, release, err = openLocked(ctx, p.path)
 	if err != nil {
 		return nil, nil, err
-	}
-	release = func() {
-		unlock()
-		fsutil.CloseRead(f) // what was written is synced
 	}
 	if err = same(part{durable{f}, p.offset, p.length}, checked); err != nil {
 		release()
@@ -426,13 +422,10 @@ func (p headerPlace) replace(ctx context.Context, r replacement) error {
 	return r.write(part{durable{f}, p.offset, p.length})
 }
 
-// write writes the header to s and reads it back, and writes the old bytes again if that fails. A [*LeftError] says that s
+// write writes the header to s, where luks reads it back, and writes the old bytes again if that fails. A [*LeftError] says that s
 // has neither.
 func (r replacement) write(s luks.Storage) error {
 	err := r.header.Write(s, r.content)
-	if err == nil {
-		err = same(s, r.content)
-	}
 	if err == nil {
 		return nil
 	}

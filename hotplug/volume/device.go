@@ -1,7 +1,6 @@
 package volume
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -162,12 +161,8 @@ func (d *device) write(content []byte) error {
 	if err := d.Sync(); err != nil {
 		return err
 	}
-	written := make([]byte, len(content))
-	if _, err := d.ReadAt(written, 0); err != nil {
-		return err
-	}
-	if !bytes.Equal(written, content) {
-		return fmt.Errorf("%s: other bytes are read than were written", d.path)
+	if err := same(d, content); err != nil {
+		return fmt.Errorf("%s: %w", d.path, err)
 	}
 	return nil
 }

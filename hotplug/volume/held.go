@@ -44,13 +44,9 @@ type held struct {
 // block device by flock(2) on its file in /run/cryptsetup. Neither disturbs the locks of a QEMU that has the image open,
 // which are those of fcntl(2).
 func hold(ctx context.Context, l Location) (*held, error) {
-	f, unlock, err := openLocked(ctx, l.file())
+	f, release, err := openLocked(ctx, l.file())
 	if err != nil {
 		return nil, err
-	}
-	release := func() {
-		unlock()
-		fsutil.CloseRead(f) // what was written is synced
 	}
 	p, err := locate(l.Path, l.Header, 0)
 	if err != nil {
@@ -60,8 +56,9 @@ func hold(ctx context.Context, l Location) (*held, error) {
 	return &held{l, part{durable{f}, p.offset, p.length}, release}, nil
 }
 
-// openLocked opens a file or block device for changes, and locks it.
-func openLocked(ctx context.Context, path string) (*os.File, func(), error) {
+// openLocked opens a file or block device for changes, and locks it. release unlocks and closes it: what is written is synced
+// before.
+func openLocked(ctx context.Context, path string) (f *os.File, release func(), err error) {
 	if err := image.Writable(path); err != nil {
 		return nil, nil, err
 	}
@@ -73,7 +70,7 @@ func openLocked(ctx context.Context, path string) (*os.File, func(), error) {
 	if mode := handle.Mode(); !mode.IsRegular() && mode&(fs.ModeDevice|fs.ModeCharDevice) != fs.ModeDevice {
 		return nil, nil, fmt.Errorf("%s: %w", path, image.ErrNotImage)
 	}
-	f, err := handle.Open(os.O_RDWR)
+	f, err = handle.Open(os.O_RDWR)
 	if err != nil {
 		return nil, nil, fmt.Errorf("open %s to change its header: %w", path, err)
 	}
@@ -87,7 +84,10 @@ func openLocked(ctx context.Context, path string) (*os.File, func(), error) {
 		fsutil.CloseRead(f)
 		return nil, nil, err
 	}
-	return f, unlock, nil
+	return f, func() {
+		unlock()
+		fsutil.CloseRead(f)
+	}, nil
 }
 
 // lockWait bounds the wait for another program that changes a header.

@@ -36,9 +36,7 @@ func (r Request) examine(ctx context.Context) (p place, err error) {
 		}
 	}
 	if r.Header != "" {
-		if _, err := os.Lstat(r.Header); err == nil {
-			return p, fmt.Errorf("%s %w", r.Header, ErrExists)
-		} else if !errors.Is(err, fs.ErrNotExist) {
+		if err := absent(r.Header); err != nil {
 			return p, err
 		}
 	}
