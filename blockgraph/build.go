@@ -32,6 +32,18 @@ func Build(d *Disk, m Machine, u Unlock) (*Graph, error) {
 	return b.graph, nil
 }
 
+// BuildCopy returns the graph of the images of a disk as an instance of it, without a device: its top node is the target
+// of a copy of the disk. The disk is validated first. The errors are [*InvalidError] and [*UnsupportedError].
+func BuildCopy(d *Disk, instance string, u Unlock) (*Graph, error) {
+	if err := d.Validate(); err != nil {
+		return nil, err
+	}
+	b := newBuilder(d, u)
+	b.instance, b.graph.Target = instance, instance
+	_, err := b.images()
+	return b.graph, err
+}
+
 // medium is what the device reads and writes: a node, a connection, or nothing for
 // an empty drive.
 type medium struct {
@@ -77,7 +89,7 @@ func (b *builder) external() (medium, error) {
 	o := Object{{"driver", "nbd"},
 		{"server", Object{{"type", "unix"}, {"path", socket}}},
 		{"export", Export(b.disk.Target)},
-		{"node-name", Name(b.disk.Target, RolePayloadStorage)}}
+		{"node-name", b.name(RolePayloadStorage)}}
 	b.addAccess(&o, layer{readOnly: b.disk.ReadOnly}, true)
 	return medium{node: b.add(Node{Role: RolePayloadStorage, Options: o, From: socket})}, nil
 }

@@ -7,22 +7,27 @@ import (
 
 // builder builds a graph.
 type builder struct {
-	disk    *Disk
-	unlock  Unlock
-	machine Machine // the VM's; only its name for a storage daemon
-	graph   *Graph
-	counts  map[string]int // objects by kind
+	disk *Disk
+	// instance is that of the disk's parts, see OtherInstance.
+	instance string
+	unlock   Unlock
+	machine  Machine // the VM's; only its name for a storage daemon
+	graph    *Graph
+	counts   map[string]int // objects by kind
 }
 
 func newBuilder(d *Disk, u Unlock) *builder {
-	return &builder{disk: d, unlock: u, graph: &Graph{Target: d.Target}, counts: map[string]int{}}
+	return &builder{disk: d, instance: d.Target, unlock: u, graph: &Graph{Target: d.Target}, counts: map[string]int{}}
 }
+
+// name returns the name of a part.
+func (b *builder) name(role Role) string { return Name(b.instance, role) }
 
 // objectName returns the name of the next object of a kind.
 func (b *builder) objectName(kind string) string {
 	n := b.counts[kind]
 	b.counts[kind]++
-	return Name(b.disk.Target, Role(kind+strconv.Itoa(n)))
+	return b.name(Role(kind + strconv.Itoa(n)))
 }
 
 // secret adds a secret object and returns its id. The data are base64 on the

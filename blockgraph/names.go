@@ -9,8 +9,29 @@ import (
 	"github.com/luksplug/luksplug/blockgraph/internal/message"
 )
 
-// namespace begins every name that this package gives.
-const namespace = "luksplug-"
+// namespace begins every name that this package gives, and otherNamespace those of a disk's other instance. They have
+// the same length, because QEMU's names are short.
+const (
+	namespace      = "luksplug-"
+	otherNamespace = "luksplug."
+)
+
+// otherSuffix ends the name of a disk's other instance.
+const otherSuffix = ".2"
+
+// OtherInstance returns the other instance of a disk. The parts of a disk in QEMU and on its host are an instance, which
+// usually has the name of the disk's target, such as "vdb". While a disk is copied to another volume, the parts of that
+// volume are the disk's other instance, "vdb.2": QEMU renames nothing, so they keep their names when the device uses the
+// new volume, and the next copy is named "vdb" again. The device has no other instance.
+func OtherInstance(instance string) string {
+	if target, other := strings.CutSuffix(instance, otherSuffix); other {
+		return target
+	}
+	return instance + otherSuffix
+}
+
+// TargetOf returns the target of the disk that an instance belongs to.
+func TargetOf(instance string) string { return strings.TrimSuffix(instance, otherSuffix) }
 
 // UserAlias begins every user alias; libvirt reserves all others.
 const UserAlias = "ua-"
@@ -54,6 +75,7 @@ const (
 	RoleSecret         Role = "secret0"         // the first secret object
 	RoleChardev        Role = "chardev"         // the connection to a vhost-user server
 	RoleController     Role = "scsi"            // a SCSI controller added for the disk
+	RoleCopy           Role = "copy"            // the block job that copies the disk to its other instance
 	RoleDevice         Role = ""                // the frontend device itself
 )
 
@@ -97,25 +119,39 @@ func (r Role) Base() (role Role, layer int) {
 	return r, 0
 }
 
-func namePrefix(target string) string { return namespace + target + "-" }
+// IsFilter reports whether r is that of a node of a throttle group.
+func (r Role) IsFilter() bool { return strings.HasPrefix(string(r), string(RoleFilter)) }
 
-// Name returns the name in QEMU for a role of the disk at target: the device id for RoleDevice.
-func Name(target string, role Role) string {
-	if role == RoleDevice {
-		return namespace + target
+func namePrefix(instance string) string { return Name(instance, RoleDevice) + "-" }
+
+// Name returns the name in QEMU for a role of an instance of a disk, see [OtherInstance]: the device id for RoleDevice.
+func Name(instance string, role Role) string {
+	target, other := strings.CutSuffix(instance, otherSuffix)
+	name := namespace + target
+	if other {
+		name = otherNamespace + target
 	}
-	return namePrefix(target) + string(role)
+	if role == RoleDevice {
+		return name
+	}
+	return name + "-" + string(role)
 }
 
 // ParseName splits a name in QEMU. ok is false for a name that is not [Name]'s, such as libvirt's.
-func ParseName(name string) (target string, role Role, ok bool) {
+func ParseName(name string) (instance string, role Role, ok bool) {
 	rest, ok := strings.CutPrefix(name, namespace)
+	other := false
 	if !ok {
-		return "", "", false
+		if rest, other = strings.CutPrefix(name, otherNamespace); !other {
+			return "", "", false
+		}
 	}
 	target, suffix, hasRole := strings.Cut(rest, "-")
 	if _, _, err := ParseTarget(target); err != nil || hasRole && suffix == "" {
 		return "", "", false
+	}
+	if other {
+		return OtherInstance(target), Role(suffix), true
 	}
 	return target, Role(suffix), true
 }

@@ -112,7 +112,7 @@ func (b *builder) parts(image Image, l layer, below links, top bool) (string, er
 func (b *builder) storage(image Image, l layer, top bool) (string, error) {
 	s := image.Source
 	role := l.role(RolePayloadStorage, RoleHeaderStorage)
-	name := Name(b.disk.Target, role)
+	name := b.name(role)
 	var o nodeOptions
 	switch s.Kind {
 	case SourceFile, SourceBlock:
@@ -142,7 +142,7 @@ func (b *builder) storage(image Image, l layer, top bool) (string, error) {
 // See QEMU's docs/interop/qemu-qmp-ref, BlockdevOptionsRaw.
 func (b *builder) slice(s Slice, file string, l layer, top bool) string {
 	role := l.role(RolePayloadSlice, RoleHeaderSlice)
-	o := Object{{"driver", "raw"}, {"file", file}, {"offset", s.Offset}, {"size", s.Size}, {"node-name", Name(b.disk.Target, role)}}
+	o := Object{{"driver", "raw"}, {"file", file}, {"offset", s.Offset}, {"size", s.Size}, {"node-name", b.name(role)}}
 	b.addAccess(&o, l, top)
 	return b.add(Node{Role: role, Options: o, Children: []Child{{"file", file}}})
 }
@@ -159,7 +159,7 @@ func (b *builder) slice(s Slice, file string, l layer, top bool) string {
 // See QEMU's docs/interop/qemu-qmp-ref, BlockdevOptionsQcow2.
 func (b *builder) format(image Image, file string, l layer, below links, top bool) string {
 	role := l.role(RolePayloadFormat, RoleHeaderFormat)
-	o := Object{{"node-name", Name(b.disk.Target, role)}}
+	o := Object{{"node-name", b.name(role)}}
 	b.addAccess(&o, l, top)
 	o.Add("driver", formats[image.Format].driver)
 	n := Node{Role: role}
@@ -202,7 +202,7 @@ func (b *builder) format(image Image, file string, l layer, below links, top boo
 // known to QEMU 9.0 and later.
 func (b *builder) luks(header, payload, secret string, l layer) string {
 	role := RoleLUKS.at(l.number)
-	o := Object{{"node-name", Name(b.disk.Target, role)}}
+	o := Object{{"node-name", b.name(role)}}
 	b.addAccess(&o, l, true)
 	o.Add("driver", "luks")
 	o.Add("key-secret", secret)
@@ -218,7 +218,7 @@ func (b *builder) luks(header, payload, secret string, l layer) string {
 // copyOnRead adds the filter of driver@copy_on_read. See QEMU's
 // docs/interop/qemu-qmp-ref, BlockdevOptionsCor.
 func (b *builder) copyOnRead(file string) string {
-	o := Object{{"driver", "copy-on-read"}, {"node-name", Name(b.disk.Target, RoleCopyOnRead)}, {"file", file}, {"discard", "unmap"}}
+	o := Object{{"driver", "copy-on-read"}, {"node-name", b.name(RoleCopyOnRead)}, {"file", file}, {"discard", "unmap"}}
 	return b.add(Node{Role: RoleCopyOnRead, Options: o, Children: []Child{{"file", file}}})
 }
 

@@ -7,7 +7,7 @@ package blockgraph
 // QEMU gets the device as a descriptor, as with libvirt: its user can seldom open it. See
 // BlockdevOptionsVirtioBlkVhostVdpa.
 func (b *builder) vdpa(s Source, node string) nodeOptions {
-	f := PassedFile{Node: node, Path: s.Path, FDSet: b.nextFDSet(), Opaque: Name(b.disk.Target, RoleFDSet)}
+	f := PassedFile{Node: node, Path: s.Path, FDSet: b.nextFDSet(), Opaque: b.name(RoleFDSet)}
 	b.graph.Files = append(b.graph.Files, f)
 	return nodeOptions{Object: Object{{"driver", "virtio-blk-vhost-vdpa"}, {"path", fdsetPath(f.FDSet)}}}
 }
@@ -55,7 +55,7 @@ func (c Chardev) command() Object {
 
 // vhostUser adds the connection to a vhost-user server.
 func (b *builder) vhostUser(s Source) string {
-	c := Chardev{ID: Name(b.disk.Target, RoleChardev), Path: s.Path, Reconnect: 1000 * uint64(s.Reconnect), Seconds: b.machine.ReconnectSeconds}
+	c := Chardev{ID: b.name(RoleChardev), Path: s.Path, Reconnect: 1000 * uint64(s.Reconnect), Seconds: b.machine.ReconnectSeconds}
 	b.graph.Chardevs = append(b.graph.Chardevs, c)
 	return c.ID
 }

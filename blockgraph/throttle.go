@@ -29,7 +29,7 @@ func (b *builder) filters(top string, m Machine) (string, error) {
 		} else if m.Known() {
 			return "", &PlacementError{Target: b.disk.Target, Reason: "throttle group '" + message.Shorten(name) + "' not found: the VM has no <throttlegroup> of this name"}
 		}
-		options := Object{{"driver", "throttle"}, {"node-name", Name(b.disk.Target, RoleFilter+Role(strconv.Itoa(i)))},
+		options := Object{{"driver", "throttle"}, {"node-name", b.name(RoleFilter + Role(strconv.Itoa(i)))},
 			{"throttle-group", id}, {"file", top}}
 		top = b.add(Node{Role: RoleFilter + Role(strconv.Itoa(i)), Objects: objects, Children: []Child{{"file", top}}, Options: options})
 	}

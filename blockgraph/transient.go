@@ -30,7 +30,7 @@ func overlayPath(image, vm string) string { return image + ".TRANSIENT-" + cmp.O
 // raw_reconfigure_getfd). libvirt uses blockdev-create and blockdev-snapshot in the running
 // QEMU, without encryption.
 func (b *builder) overlay(base string) string {
-	file, top := Name(b.disk.Target, RoleOverlayStorage), Name(b.disk.Target, RoleOverlayFormat)
+	file, top := b.name(RoleOverlayStorage), b.name(RoleOverlayFormat)
 	o := &Overlay{Path: overlayPath(b.disk.Image.Source.Path, b.machine.Name), Node: file, Base: base}
 	b.graph.Overlay = o
 

@@ -52,13 +52,13 @@ func Export(target string) string { return Name(target, RoleDevice) }
 // open for reading and writing, for a node without read-only. The file needs no lock.
 func (b *builder) ephemeral(original Image, secret string, layer int) string {
 	role := RoleHeaderStorage.at(layer)
-	h := EphemeralHeader{Node: Name(b.disk.Target, role), Secret: secret, Original: original}
+	h := EphemeralHeader{Node: b.name(role), Secret: secret, Original: original}
 	var filename string
 	if b.unlock.Dir != "" {
 		h.File = path.Join(b.unlock.Dir, h.Node)
 		filename = h.File
 	} else {
-		h.FDSet, h.Opaque = b.nextFDSet(), Name(b.disk.Target, RoleHeaderFDSet.at(layer))
+		h.FDSet, h.Opaque = b.nextFDSet(), b.name(RoleHeaderFDSet.at(layer))
 		filename = fdsetPath(h.FDSet)
 	}
 	b.graph.Headers = append(b.graph.Headers, h)

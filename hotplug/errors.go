@@ -81,6 +81,11 @@ var (
 	ErrSize                 = outcome.ErrSize                 // a resize: no disk has that size, or the image cannot have it
 	ErrShrink               = outcome.ErrShrink               // a resize: the disk would become smaller
 	ErrFixedSize            = outcome.ErrFixedSize            // a resize: a part of the disk has a fixed size
+	ErrCopying              = outcome.ErrCopying              // a copy to another volume: one runs already
+	ErrUncopyable           = outcome.ErrUncopyable           // a copy: a part of the disk would not follow
+	ErrNoCopy               = outcome.ErrNoCopy               // a copy: the disk is not being copied
+	ErrSwitched             = outcome.ErrSwitched             // the end of a copy: the disk uses the new volume
+	ErrNotInStep            = outcome.ErrNotInStep            // the end of a copy: the new volume is not as the disk is
 	ErrForeignLayout        = outcome.ErrForeignLayout        // an adoption: the disk has a part that luksplug does not take over
 )
 

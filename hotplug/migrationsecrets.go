@@ -36,7 +36,7 @@ func (vm *VM) missingSecrets(ctx context.Context, d coldstart.Disk, state *State
 		return nil, nil, err
 	}
 	for _, id := range unlock.Reopened(graph) {
-		id = state.NameOf(d.Disk.Target, id)
+		id = state.NameOf(disk, id)
 		if slices.Contains(needed, id) {
 			continue
 		}
@@ -75,16 +75,16 @@ func (vm *VM) KeepSecrets(ctx context.Context, d coldstart.Disk, store secrets.S
 	if err != nil {
 		return nil, err
 	}
-	plan := &blockgraph.Plan{}
+	plan, disk := &blockgraph.Plan{}, state.Disk(d.Disk.Target)
 	for _, s := range graph.Plan().Steps {
-		if name := state.NameOf(d.Disk.Target, s.Subject); s.Kind == blockgraph.StepObject && slices.Contains(missing, name) {
+		if name := state.NameOf(disk, s.Subject); s.Kind == blockgraph.StepObject && slices.Contains(missing, name) {
 			s.Subject, s.Do.Arguments, s.Undo.Arguments = name, s.Do.Arguments.With("id", name), s.Undo.Arguments.With("id", name)
 			plan.Steps = append(plan.Steps, s)
 		}
 	}
 	// Reduce the graph to what these steps need.
 	graph.Objects = slices.DeleteFunc(graph.Objects, func(o blockgraph.GraphObject) bool {
-		return !slices.Contains(missing, state.NameOf(d.Disk.Target, o.ID))
+		return !slices.Contains(missing, state.NameOf(disk, o.ID))
 	})
 	graph.Nodes, graph.Headers, graph.Files, graph.Devices = nil, nil, nil, nil
 	plan.Graph = graph

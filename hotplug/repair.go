@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug/internal/apply"
 	"github.com/luksplug/luksplug/hotplug/internal/grant"
 	"github.com/luksplug/luksplug/hotplug/internal/monitor"
@@ -14,7 +15,7 @@ import (
 
 // Repair removes leftovers of interrupted runs, of every target, and returns what it
 // removed. From attached disks it removes only secrets, which QEMU no longer needs once
-// the guest runs; see [Started].
+// the guest runs, see [Started], and the other volume of a copy that has ended.
 func (vm *VM) Repair(ctx context.Context) ([]*AttachedDisk, error) {
 	lock, err := vm.lock(ctx)
 	if err != nil {
@@ -43,7 +44,7 @@ func (vm *VM) Repair(ctx context.Context) ([]*AttachedDisk, error) {
 		}
 		gone, err := disk, left[disk.Target]
 		if !disk.Leftover() {
-			gone, err = vm.removeSecrets(ctx, disk, state)
+			gone, err = vm.removeFromDisk(ctx, disk, state)
 		}
 		if err != nil {
 			failed = append(failed, err)
@@ -67,18 +68,38 @@ func (vm *VM) cleanUpHost(ctx context.Context, state *State) ([]*AttachedDisk, e
 		return nil, err
 	}
 	var failed []error
-	there := disksOf(state)
-	for target := range dir.Notes() {
-		if there[target] == nil {
-			failed = append(failed, dir.Disk(target).Forget())
+	there := state.Instances()
+	for instance := range dir.Notes() {
+		if !there[instance] {
+			failed = append(failed, dir.Disk(instance).Forget())
 		}
 	}
-	given, err := grant.Revoke(ctx, vm.host, grant.Revocation{Targets: func(target string) bool { return there[target] == nil }})
+	given, err := grant.Revoke(ctx, vm.host, grant.Revocation{Targets: func(instance string) bool { return !there[instance] }})
 	var out []*AttachedDisk
 	for _, g := range given {
-		out = append(out, &AttachedDisk{Target: g.Use.Target, Given: []string{g.Path}})
+		out = append(out, &AttachedDisk{Target: blockgraph.TargetOf(g.Use.Target), Given: []string{g.Path}})
 	}
 	return out, errors.Join(append(failed, err)...)
+}
+
+// removeFromDisk removes what an attached disk does not need, and returns it as an AttachedDisk, nil for none.
+func (vm *VM) removeFromDisk(ctx context.Context, disk *AttachedDisk, state *State) (*AttachedDisk, error) {
+	gone, err := vm.removeSecrets(ctx, disk, state)
+	if err != nil || disk.Copy == nil {
+		return gone, err
+	}
+	c, err := vm.copyOf(ctx, disk)
+	if err != nil || c.Phase != CopyEnded {
+		return gone, err
+	}
+	if err := vm.endCopy(ctx, c); err != nil {
+		return gone, err
+	}
+	if gone == nil {
+		gone = &AttachedDisk{Target: disk.Target}
+	}
+	gone.Copy = disk.Copy
+	return gone, nil
 }
 
 // removeSecrets removes the secrets of an attached disk, and returns them as an

@@ -180,38 +180,47 @@ func (r *resize) checkParts() error {
 
 // checkShared refuses a disk that other VMs may use: only this one would learn of the new size.
 func (r *resize) checkShared(ctx context.Context) error {
-	users, err := r.otherVMs(ctx)
+	with, err := r.vm.sharedWith(ctx, r.disk)
+	if err == nil && with != "" {
+		err = r.refuse(ErrImageInUse, "%s, where it would keep the old size: detach it everywhere, and resize the volume", with)
+	}
+	return err
+}
+
+// sharedWith says with whom the VM shares or may share the disk's image, "" for nobody.
+func (vm *VM) sharedWith(ctx context.Context, disk *AttachedDisk) (string, error) {
+	users, err := vm.otherVMs(ctx, disk)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if len(users) > 0 {
 		var names []string
 		for _, u := range users {
-			names = append(names, fmt.Sprintf("disk %s of VM %s", u.Target, u.VM))
+			names = append(names, fmt.Sprintf("disk %s of VM %s", blockgraph.TargetOf(u.Target), u.VM))
 		}
-		return r.refuse(ErrImageInUse, "its image is also %s: detach it there", listed(names))
+		return "its image is also " + listed(names), nil
 	}
-	results := r.vm.conn.QueryEach(ctx, monitor.QOMGet(inventory.Peripheral+r.disk.Device, "share-rw"))
+	results := vm.conn.QueryEach(ctx, monitor.QOMGet(inventory.Peripheral+disk.Device, "share-rw"))
 	var refused *qmp.Error // by a device without the property
 	if results[0].Err != nil && !errors.As(results[0].Err, &refused) {
-		return results[0].Err
+		return "", results[0].Err
 	}
 	if string(results[0].Value) == "true" {
-		return r.refuse(ErrImageInUse, "it is shareable, and a VM that shares it would keep the old size: detach it everywhere, and resize the volume")
+		return "it is shareable, and may be a disk of other VMs", nil
 	}
-	return nil
+	return "", nil
 }
 
 // otherVMs returns the disks of other VMs of this host that have the same image.
-func (r *resize) otherVMs(ctx context.Context) ([]rundir.Note, error) {
-	if !r.vm.host.Local || r.disk.Payload == "" {
+func (vm *VM) otherVMs(ctx context.Context, disk *AttachedDisk) ([]rundir.Note, error) {
+	if !vm.host.Local || disk.Payload == "" {
 		return nil, nil
 	}
-	dir, err := r.vm.host.Dir(ctx)
+	dir, err := vm.host.Dir(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return dir.PayloadUsers(r.disk.Payload)
+	return dir.PayloadUsers(disk.Payload)
 }
 
 // checkImage checks the image as far as this host has it, and opens a raw file.

@@ -30,6 +30,8 @@ var (
 	ErrFDSetNotFound = errors.New("file descriptor set not found")
 	// ErrChardevNotFound: no character device of that id.
 	ErrChardevNotFound = errors.New("character device not found")
+	// ErrJobNotFound: no job of that id.
+	ErrJobNotFound = errors.New("job not found")
 	// ErrDuplicate: the id of a node, object or device is taken.
 	ErrDuplicate = errors.New("name is taken")
 	// ErrDeviceNotFound: no device of that id (class DeviceNotFound). It does not
@@ -82,6 +84,7 @@ var errorTexts = []struct {
 	{ErrEncryptionUnsupported, regexp.MustCompile(`encryption load fail: Operation not supported|unknown image encryption format|` +
 		`RBD library does not support layered encryption`)},
 	{ErrNodeNotFound, regexp.MustCompile(`Failed to find node with node-name=|(?s:Cannot find device=.*node-name=)`)},
+	{ErrJobNotFound, regexp.MustCompile(`^Job not found$`)},
 	{ErrNodeInUse, regexp.MustCompile(`(?s)^(Block device|Node) .*is in use$`)},
 	{ErrNodeReadOnly, regexp.MustCompile(`Block node is read-only`)},
 	{ErrImageLocked, regexp.MustCompile(`(?s)Failed to get .* lock`)},

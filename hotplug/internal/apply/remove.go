@@ -190,17 +190,21 @@ func RunState(ctx context.Context, q monitor.Querier) string {
 	return status.Status
 }
 
-// Remove removes everything of a disk but its device: nodes from the top down, objects,
+// Remove removes everything of a disk but its device, and of its copy: nodes from the top down, objects,
 // descriptor sets, and its files and processes on the host. It tries them all. The error
 // is the VM's first and all of the host's, which [LeftOnHost] names. The note of an adopted
 // disk stays while something of the disk is in the VM.
 func Remove(ctx context.Context, c *monitor.Conn, h *host.Host, disk *inventory.AttachedDisk) error {
-	first := removeNodes(ctx, c, disk.Nodes)
+	var first error
 	keep := func(err error) {
 		if first == nil {
 			first = err
 		}
 	}
+	if disk.Copy != nil {
+		keep(Remove(ctx, c, h, disk.Copy))
+	}
+	keep(removeNodes(ctx, c, disk.Nodes))
 	for _, id := range disk.Chardevs {
 		keep(removeChardev(ctx, c, id))
 	}
@@ -213,7 +217,7 @@ func Remove(ctx context.Context, c *monitor.Conn, h *host.Host, disk *inventory.
 	if first != nil && disk.Adopted {
 		return first // only the note names what is left
 	}
-	return both(first, CleanUpHost(ctx, h, disk.Target))
+	return both(first, CleanUpHost(ctx, h, disk.Instance))
 }
 
 // both joins two errors in one line; each may be nil.

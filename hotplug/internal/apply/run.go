@@ -71,6 +71,18 @@ func (r *Run) do(ctx context.Context) ([]StepReport, error) {
 	return r.reports, err
 }
 
+// DoThen is Do, and then calls then, whose failure is one of the plan.
+func (r *Run) DoThen(ctx context.Context, then func(context.Context) error) error {
+	defer r.tell(nil)
+	if _, err := r.do(ctx); err != nil {
+		return err
+	}
+	if err := then(ctx); err != nil {
+		return r.rollBack(ctx, err)
+	}
+	return nil
+}
+
 // DoAndVerify is Do, and verifies that the VM has everything that the plan makes, which
 // it returns.
 func (r *Run) DoAndVerify(ctx context.Context) (*inventory.AttachedDisk, []StepReport, error) {
@@ -277,11 +289,11 @@ func (r *Run) rollBack(ctx context.Context, cause error) error {
 		r.Host.Entry(target).Warnf("cannot be undone: %v", l)
 		onHost = append(onHost, l.Name)
 	}
-	disk, err := Find(after, r.Conn, r.Host, target)
+	state, err := State(after, r.Conn, r.Host)
 	if err != nil {
 		return unverified(err)
 	}
-	if left := slices.Concat(disk.Left(), onHost); len(left) > 0 {
+	if left := slices.Concat(state.Instance(target).Left(), onHost); len(left) > 0 {
 		return &outcome.LeftBehindError{Target: target, Left: left, Err: cause}
 	}
 	return &outcome.RolledBackError{Target: target, Err: cause}

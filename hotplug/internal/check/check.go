@@ -120,6 +120,9 @@ func Early() []Check {
 	return []Check{names, schema, hostDevices, overlayPlace, images, permissions}
 }
 
+// Copy returns those of a new volume that a VM's disk is copied to: [Attach] without a look at the payload, which is empty.
+func Copy() []Check { return Early() }
+
 // Adoption returns the checks of a disk that the VM's QEMU has open already. The state of the
 // candidate is that without the disk, and Moving is true: the locks on the images are QEMU's.
 func Adoption() []Check { return []Check{images, payloads} }

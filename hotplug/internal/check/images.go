@@ -64,8 +64,9 @@ func (c *Candidate) unused(ctx context.Context) error {
 			return c.refuse(outcome.ErrImageInUse, nil, "the image %s is in use by %s", source, c.State.Owner(n))
 		}
 	}
-	for target, n := range c.State.Host.Notes {
-		if !source.Local() && n.Payload == source.String() && target != c.Disk.Target && c.State.Disk(target) != nil {
+	for instance, n := range c.State.Host.Notes {
+		target := blockgraph.TargetOf(instance)
+		if !source.Local() && n.Payload == source.String() && instance != c.Disk.Target && c.State.Disk(target) != nil {
 			return c.refuse(outcome.ErrImageInUse, nil, "the image %s is in use by disk %s of this VM", source, target)
 		}
 	}
@@ -309,8 +310,9 @@ func (l *layerCheck) headerUser(ctx context.Context, path, uuid string) (string,
 	if l.disk.ReadOnly && l.disk.Image.Source.Local() { // image locks keep writers away
 		payload = l.disk.Image.Source.Path
 	}
-	for target, n := range l.State.Host.Notes {
-		if target != l.Disk.Target && n.Header != "" && !n.Has(payload) && image.SameFile(n.Header, path) && l.State.Disk(target) != nil {
+	for instance, n := range l.State.Host.Notes {
+		target := blockgraph.TargetOf(instance)
+		if instance != l.Disk.Target && n.Header != "" && !n.Has(payload) && image.SameFile(n.Header, path) && l.State.Disk(target) != nil {
 			return "disk " + target + " of this VM", nil
 		}
 	}
@@ -327,18 +329,18 @@ func (l *layerCheck) headerUser(ctx context.Context, path, uuid string) (string,
 
 // diskLayer is a layer of one of luksplug's disks in the VM; the zero value is none.
 type diskLayer struct {
-	target string
-	number int
+	instance string
+	number   int
 }
 
 // layerOf returns the layer that a node belongs to.
 func layerOf(n inventory.Node) diskLayer {
-	target, role, ours := blockgraph.ParseName(n.Name)
+	instance, role, ours := blockgraph.ParseName(n.Name)
 	if !ours {
 		return diskLayer{}
 	}
 	_, number := role.Base()
-	return diskLayer{target, number}
+	return diskLayer{instance, number}
 }
 
 // payloadUsers returns the layers of the VM's disks that have the payload of this layer, if

@@ -18,12 +18,12 @@ func (n *Node) VolumeUUID() string {
 
 // TargetOf returns the target of luksplug's disk that the node belongs to, "" for none.
 func (s *State) TargetOf(n Node) string {
-	if target, _, ours := blockgraph.ParseName(n.Name); ours {
-		return target
+	if instance, _, ours := blockgraph.ParseName(n.Name); ours {
+		return blockgraph.TargetOf(instance)
 	}
-	for target, note := range s.Host.Notes {
+	for instance, note := range s.Host.Notes {
 		if _, is := s.adoptedNode(note, n); is {
-			return target
+			return blockgraph.TargetOf(instance)
 		}
 	}
 	return ""
@@ -47,7 +47,7 @@ func (s *State) adoptedNode(note rundir.Note, n Node) (rundir.AdoptedNode, bool)
 
 // addAdopted adds the parts of adopted disks, by their notes. An adopted disk exists for as
 // long as QEMU has one of its nodes.
-func (s *State) addAdopted(disks byTarget) {
+func (s *State) addAdopted(disks byInstance) {
 	for target, note := range s.Host.Notes {
 		var d *AttachedDisk
 		for _, n := range s.Nodes {
@@ -76,11 +76,14 @@ func (s *State) addAdopted(disks byTarget) {
 	}
 }
 
-// Named returns the state in which the parts of an adopted disk have the names and paths that
-// luksplug's own would have, so that they can be compared with a plan. Nodes without a
-// counterpart in a plan are left out, and what QEMU reports as the files of format nodes,
-// which has the names of objects in it. For another disk it returns s.
-func (s *State) Named(target string) *State {
+// Named returns the state in which the parts of an adopted disk, and of a disk that was copied, have the names and paths
+// that a plan gives them, so that they can be compared with it. Nodes without a counterpart in a plan are left out, and
+// what QEMU reports as the files of format nodes, which has the names of objects in it. For another disk it returns s.
+func (s *State) Named(d *AttachedDisk) *State {
+	target := d.Target
+	if d.Instance != target {
+		return s.named(d)
+	}
 	note := s.Host.Notes[target]
 	if note.Adopted == nil {
 		return s
@@ -109,12 +112,55 @@ func (s *State) Named(target string) *State {
 	return &out
 }
 
-// NameOf returns the id in QEMU of a secret that has the given one in the plan of a disk: an
-// adopted volume names another object.
-func (s *State) NameOf(target, id string) string {
-	a := s.Host.Notes[target].Adopted
-	if a != nil && a.Secret != "" && id == blockgraph.Name(target, blockgraph.RoleSecret) {
+// named is Named for the other instance of a disk.
+func (s *State) named(d *AttachedDisk) *State {
+	out := *s
+	out.Nodes, out.Drives = nil, slices.Clone(s.Drives)
+	for _, n := range s.Nodes {
+		instance, role, ours := blockgraph.ParseName(n.Name)
+		switch {
+		case ours && instance == d.Instance:
+			n.Name = blockgraph.Name(d.Target, role)
+			if role, _ := role.Base(); !slices.Contains(storageRoles, role) {
+				n.File = ""
+			}
+		case ours && instance == d.Target:
+			continue // of the instance that the device does not use
+		}
+		out.Nodes = append(out.Nodes, n)
+	}
+	for i, drive := range out.Drives {
+		if instance, role, ours := blockgraph.ParseName(drive.Node); ours && instance == d.Instance {
+			out.Drives[i].Node = blockgraph.Name(d.Target, role)
+		}
+	}
+	out.Objects = map[string]string{}
+	for id, kind := range s.Objects {
+		if instance, role, ours := blockgraph.ParseName(id); ours && instance == d.Instance {
+			id = blockgraph.Name(d.Target, role)
+		}
+		out.Objects[id] = kind
+	}
+	out.Host.Notes = maps.Clone(s.Host.Notes)
+	delete(out.Host.Notes, d.Target)
+	if note, noted := out.Host.Notes[d.Instance]; noted {
+		delete(out.Host.Notes, d.Instance)
+		out.Host.Notes[d.Target] = note
+	}
+	return &out
+}
+
+// storageRoles are the roles of nodes whose file is a path or an address.
+var storageRoles = []blockgraph.Role{blockgraph.RolePayloadStorage, blockgraph.RoleHeaderStorage, blockgraph.RoleDataStorage, blockgraph.RoleOverlayStorage}
+
+// NameOf returns the id in QEMU of an object that has the given one in the plan of a disk: the other instance of a disk has
+// other names, and the volume of an adopted disk has a secret of another name.
+func (s *State) NameOf(d *AttachedDisk, id string) string {
+	if a := s.Host.Notes[d.Instance].Adopted; a != nil && a.Secret != "" && id == blockgraph.Name(d.Instance, blockgraph.RoleSecret) {
 		return a.Secret
+	}
+	if instance, role, ours := blockgraph.ParseName(id); ours && instance == d.Target {
+		return blockgraph.Name(d.Instance, role)
 	}
 	return id
 }

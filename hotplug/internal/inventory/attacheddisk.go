@@ -2,7 +2,6 @@ package inventory
 
 import (
 	"fmt"
-	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -15,6 +14,10 @@ import (
 type AttachedDisk struct {
 	// Target is the disk's target, such as "vdb".
 	Target string
+	// Instance is that of the parts, see [blockgraph.OtherInstance]: its names are those in QEMU and on the host.
+	Instance string
+	// Copy are the parts of the disk's other instance, to which it is, was or will be copied; nil for none. It has no device.
+	Copy *AttachedDisk
 	// Device is the id of the device in the guest, "" for a leftover of an interrupted
 	// run.
 	Device string
@@ -106,43 +109,78 @@ func (d *AttachedDisk) Left() []string {
 	for _, path := range d.Given {
 		out = append(out, "QEMU's user as the owner of "+path)
 	}
-	return out
+	return append(out, d.Copy.Left()...)
 }
 
-// byTarget maps targets to disks.
-type byTarget map[string]*AttachedDisk
+// byInstance maps instances to their parts.
+type byInstance map[string]*AttachedDisk
 
 // of returns the disk of a name, and the name's role; nil for a name that is not
 // luksplug's.
-func (b byTarget) of(name string) (*AttachedDisk, blockgraph.Role) {
-	target, role, ok := blockgraph.ParseName(name)
+func (b byInstance) of(name string) (*AttachedDisk, blockgraph.Role) {
+	instance, role, ok := blockgraph.ParseName(name)
 	if !ok {
 		return nil, ""
 	}
-	if b[target] == nil {
-		b[target] = &AttachedDisk{Target: target}
+	if b[instance] == nil {
+		b[instance] = &AttachedDisk{Target: blockgraph.TargetOf(instance), Instance: instance}
 	}
-	return b[target], role
+	return b[instance], role
+}
+
+// joined returns the disks: of one with two instances, that which the device uses has the other one as its copy.
+func (b byInstance) joined(uses map[string]use) []*AttachedDisk {
+	var out []*AttachedDisk
+	for instance, d := range b {
+		if instance != d.Target && b[d.Target] != nil {
+			continue // the first instance has this one
+		}
+		if other := b[blockgraph.OtherInstance(d.Target)]; other != nil && other != d {
+			d = d.join(other, uses)
+		}
+		out = append(out, d)
+	}
+	return out
+}
+
+// join returns the disk of two instances. The id of the device names the first one.
+func (d *AttachedDisk) join(other *AttachedDisk, uses map[string]use) *AttachedDisk {
+	used := func(node string) bool { return uses[node].drive.device() != "" }
+	if slices.ContainsFunc(other.Nodes, used) {
+		d, other = other, d
+	}
+	if d.Device == "" {
+		d.Device = other.Device
+	}
+	if d.Controller == "" {
+		d.Controller = other.Controller
+	}
+	other.Device, other.Controller = "", ""
+	if len(other.Left()) > 0 {
+		d.Copy = other
+	}
+	return d
 }
 
 // Disks returns luksplug's disks in the VM, sorted by target, with what the host has for
 // them. It includes disks that have only files or processes on the host.
 func (s *State) Disks() []*AttachedDisk {
-	disks := byTarget{}
-	s.addVM(disks)
-	s.addAdopted(disks)
-	for target, handed := range s.Host.HandedOver {
-		if d, _ := disks.of(blockgraph.Name(target, blockgraph.RoleDevice)); d != nil {
+	instances := byInstance{}
+	s.addVM(instances)
+	s.addAdopted(instances)
+	for instance, handed := range s.Host.HandedOver {
+		if d, _ := instances.of(blockgraph.Name(instance, blockgraph.RoleDevice)); d != nil {
 			d.Daemon, d.Helper, d.Files = handed.Daemon, handed.Helper, handed.Files
 		}
 	}
-	for target, n := range s.Host.Notes {
-		if d := disks[target]; d != nil {
+	for instance, n := range s.Host.Notes {
+		if d := instances[instance]; d != nil {
 			d.addNote(n)
 		}
 	}
-	out := slices.SortedFunc(maps.Values(disks), func(a, b *AttachedDisk) int { return strings.Compare(a.Target, b.Target) })
 	uses := s.uses()
+	out := instances.joined(uses)
+	slices.SortFunc(out, func(a, b *AttachedDisk) int { return strings.Compare(a.Target, b.Target) })
 	for _, d := range out {
 		s.complete(d, uses)
 	}
@@ -173,7 +211,7 @@ func (s *State) uses() map[string]use {
 }
 
 // addVM adds luksplug's parts in the VM.
-func (s *State) addVM(disks byTarget) {
+func (s *State) addVM(disks byInstance) {
 	for _, n := range s.Nodes {
 		if d, role := disks.of(n.Name); d != nil {
 			d.addNode(n, role)
@@ -244,6 +282,9 @@ func (d *AttachedDisk) addNode(n Node, role blockgraph.Role) {
 // complete sets the properties that follow from the device and its node.
 func (s *State) complete(d *AttachedDisk, uses map[string]use) {
 	slices.Sort(d.Objects)
+	if d.Copy != nil {
+		slices.Sort(d.Copy.Objects)
+	}
 	var own []use
 	for _, name := range d.Nodes {
 		if u, used := uses[name]; used {
@@ -276,6 +317,30 @@ func (s *State) Disk(target string) *AttachedDisk {
 		}
 	}
 	return nil
+}
+
+// Instance returns the parts of an instance, nil for none.
+func (s *State) Instance(instance string) *AttachedDisk {
+	switch d := s.Disk(blockgraph.TargetOf(instance)); {
+	case d == nil:
+	case d.Instance == instance:
+		return d
+	case d.Copy != nil && d.Copy.Instance == instance:
+		return d.Copy
+	}
+	return nil
+}
+
+// Instances returns the instances of which the VM or the host has a part.
+func (s *State) Instances() map[string]bool {
+	out := map[string]bool{}
+	for _, d := range s.Disks() {
+		out[d.Instance] = true
+		if d.Copy != nil {
+			out[d.Copy.Instance] = true
+		}
+	}
+	return out
 }
 
 // addNote adds the properties that QEMU does not know. A note with another volume belongs
@@ -313,7 +378,7 @@ func (s *State) Storage(d *AttachedDisk) *Node {
 			return s.Node(name)
 		}
 	}
-	note, adopted := s.Host.Notes[d.Target]
+	note, adopted := s.Host.Notes[d.Instance]
 	if !adopted || note.Adopted == nil {
 		return nil
 	}

@@ -106,6 +106,16 @@ var (
 	ErrShrink = errors.New("an attached disk cannot be made smaller")
 	// ErrFixedSize: of a resize: the disk has a part whose size cannot change while the VM has it.
 	ErrFixedSize = errors.New("the disk has a part of fixed size")
+	// ErrCopying: the disk is being copied to another volume already.
+	ErrCopying = errors.New("the disk is being copied")
+	// ErrUncopyable: of a copy: the disk has a part that a copy does not follow.
+	ErrUncopyable = errors.New("the disk cannot be copied while the VM has it")
+	// ErrNoCopy: the disk is not being copied.
+	ErrNoCopy = errors.New("the disk is not being copied")
+	// ErrNotInStep: of the end of a copy: the new volume is not as the disk is.
+	ErrNotInStep = errors.New("the copy is not in step")
+	// ErrSwitched: of the end of a copy: the disk uses the new volume already.
+	ErrSwitched = errors.New("the disk uses the new volume")
 	// ErrNotRecorded: the caller's Before failed.
 	ErrNotRecorded = errors.New("the attach cannot be recorded")
 )
@@ -124,6 +134,6 @@ func Causes() []error {
 	return []error{
 		ErrTargetTaken, ErrNameTaken, ErrImageInUse, ErrHeaderInUse, ErrImageUnusable, ErrReadOnlyImage,
 		ErrHeaderUnusable, ErrHeaderDamaged, ErrTwoHeaders, ErrWrongBackup, ErrBackupUnproven, ErrNotDamaged, ErrUnexpectedEncryption, ErrGuestHeader, ErrPayloadSignature, ErrImageChain, ErrSystemFile, ErrPermission, ErrRelabelWouldHelp, ErrRelabelNeedsRoot, ErrServer, ErrRemoteVM,
-		ErrHelperProcess, ErrHostDevice, ErrOverlay, ErrReservations, ErrIdentity, ErrNeedsQEMU, ErrStall, ErrDiskInUse, ErrMounted, ErrNoNode, ErrNotLUKS, ErrNoDevice, ErrNodeShared, ErrManaged, ErrForeignLayout, ErrSize, ErrShrink, ErrFixedSize, ErrNotRecorded,
+		ErrHelperProcess, ErrHostDevice, ErrOverlay, ErrReservations, ErrIdentity, ErrNeedsQEMU, ErrStall, ErrDiskInUse, ErrMounted, ErrNoNode, ErrNotLUKS, ErrNoDevice, ErrNodeShared, ErrManaged, ErrForeignLayout, ErrSize, ErrShrink, ErrFixedSize, ErrCopying, ErrUncopyable, ErrNoCopy, ErrNotInStep, ErrSwitched, ErrNotRecorded,
 	}
 }

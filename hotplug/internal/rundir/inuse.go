@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 
+	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/secrets"
 )
 
@@ -39,8 +40,8 @@ func (b Base) Uses() ([]Use, error) {
 			continue
 		}
 		notes := VM{Base: b, ID: e.Name()}.Notes()
-		for _, target := range slices.Sorted(maps.Keys(notes)) {
-			n := notes[target]
+		for _, instance := range slices.Sorted(maps.Keys(notes)) {
+			n, target := notes[instance], blockgraph.TargetOf(instance)
 			if len(n.Secrets) > 0 && n.alive() {
 				out = append(out, Use{VM: n.VM, Target: target, Payload: n.Payload, Header: n.Header, Secrets: n.Secrets})
 			}

@@ -47,7 +47,7 @@ func (c *Comparison) Graph(ctx context.Context) (*blockgraph.Graph, error) {
 func (c *Comparison) unlock(ctx context.Context) (blockgraph.Unlock, error) {
 	out := blockgraph.Unlock{Method: c.Attached.Unlock}
 	if out.Method == blockgraph.MethodStorageDaemon {
-		own, err := c.Host.Disk(ctx, c.Disk.Target)
+		own, err := c.Host.Disk(ctx, c.Attached.Instance)
 		if err != nil {
 			return out, err
 		}
@@ -70,7 +70,7 @@ func (c *Comparison) graph(ctx context.Context, unlock blockgraph.Unlock) (*bloc
 // Difference returns how the attached disk differs from the wanted one, "" if it is the
 // same disk. The address of the device is not compared: the attached disk keeps its own.
 func (c *Comparison) Difference(ctx context.Context) (string, error) {
-	state, h := c.State.Named(c.Disk.Target), c.Attached
+	state, h := c.State.Named(c.Attached), c.Attached
 	if h.Adopted {
 		h = state.Disk(c.Disk.Target)
 	}
@@ -149,7 +149,7 @@ func differsInNodes(graph *blockgraph.Graph, state *inventory.State, h *inventor
 // opened, in the storage daemon if that has opened them.
 func (c *Comparison) differsInServers(ctx context.Context, graph *blockgraph.Graph, unlock blockgraph.Unlock) (string, error) {
 	if graph.Daemon == nil {
-		if d := differsInOptions(graph, c.State.Named(c.Disk.Target)); d != "" {
+		if d := differsInOptions(graph, c.State.Named(c.Attached)); d != "" {
 			return d, nil
 		}
 		return differsInObjects(ctx, c.VM.Conn, graph)
