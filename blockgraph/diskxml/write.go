@@ -72,12 +72,9 @@ func (d LocalDisk) XML() []byte {
 			fmt.Fprintf(&b, " %s='%d'", a.name, a.value)
 		}
 	}
-	fmt.Fprintf(&b, "/>\n  %s>\n    <encryption format='luks'>\n      %s\n", source, secretElement(d.Secret))
-	if d.Header.Path != "" {
-		kind, source := d.Header.source()
-		fmt.Fprintf(&b, "      <header type='%s'>\n        %s/>\n      </header>\n", kind, source)
-	}
-	fmt.Fprintf(&b, "    </encryption>\n  </source>\n")
+	fmt.Fprintf(&b, "/>\n  %s>\n", source)
+	writeEncryption(&b, d.Secret, d.Header)
+	b.WriteString("  </source>\n")
 	writeBacking(&b, d.Backing, "  ")
 	fmt.Fprintf(&b, "  <target dev='%s' bus='%s'/>\n", escape(d.Target), d.Bus)
 	if d.ReadOnly {
@@ -88,6 +85,16 @@ func (d LocalDisk) XML() []byte {
 	}
 	b.WriteString("</disk>\n")
 	return []byte(b.String())
+}
+
+// writeEncryption writes the <encryption> in a <source>.
+func writeEncryption(b *strings.Builder, secret secrets.Reference, header LocalImage) {
+	fmt.Fprintf(b, "    <encryption format='luks'>\n      %s\n", secretElement(secret))
+	if header.Path != "" {
+		kind, source := header.source()
+		fmt.Fprintf(b, "      <header type='%s'>\n        %s/>\n      </header>\n", kind, source)
+	}
+	b.WriteString("    </encryption>\n")
 }
 
 // secretElement returns the <secret> that names a passphrase.
