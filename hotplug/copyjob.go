@@ -19,13 +19,17 @@ func copyJob(target string) string { return blockgraph.Name(target, blockgraph.R
 // guest's requests wait from then on until the job has ended. It keeps the result (auto-dismiss). A new volume without room
 // pauses the job, and any other error of it or of the disk ends it: the disk stays on its volume. QEMU encrypts in its main loop,
 // a buffer at a time: with its own 16 MiB the monitor and the guest would wait for up to a second.
-func mirror(target, from, to string, speed int64) qmp.Command {
-	return qmp.Command{Execute: "blockdev-mirror", Arguments: qmp.Object{
-		{Name: "job-id", Value: copyJob(target)}, {Name: "device", Value: from}, {Name: "target", Value: to},
+func mirror(target string, from *original, to string, speed int64) qmp.Command {
+	arguments := qmp.Object{
+		{Name: "job-id", Value: copyJob(target)}, {Name: "device", Value: from.top.Name}, {Name: "target", Value: to},
 		{Name: "sync", Value: "full"}, {Name: "speed", Value: speed}, {Name: "copy-mode", Value: "background"},
 		{Name: "on-source-error", Value: "report"}, {Name: "on-target-error", Value: "enospc"},
 		{Name: "auto-dismiss", Value: false}, {Name: "buf-size", Value: copyBuffer},
-	}}
+	}
+	if from.replaced != "" {
+		arguments = append(arguments, qmp.Member{Name: "replaces", Value: from.replaced})
+	}
+	return qmp.Command{Execute: "blockdev-mirror", Arguments: arguments}
 }
 
 // copyBuffer is how much QEMU reads and writes at once, in bytes.

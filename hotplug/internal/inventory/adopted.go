@@ -124,7 +124,7 @@ func (s *State) named(d *AttachedDisk) *State {
 			if role, _ := role.Base(); !slices.Contains(storageRoles, role) {
 				n.File = ""
 			}
-		case ours && instance == d.Target:
+		case ours && instance == d.Target && !role.AboveImages():
 			continue // of the instance that the device does not use
 		}
 		out.Nodes = append(out.Nodes, n)
