@@ -138,6 +138,8 @@ type original struct {
 	top *Node // the device uses it
 	// replaced is the node in whose place the new volume comes, if nodes over the images stay above it; "" for top.
 	replaced string
+	// converges is true if the copy-mode of the job can be changed.
+	converges bool
 }
 
 // checkCopyable refuses a disk that cannot be copied while the VM has it, and returns what is copied.
@@ -187,7 +189,8 @@ func (vm *VM) checkCopyable(ctx context.Context, state *State, disk *AttachedDis
 	case err != nil:
 		return nil, err
 	}
-	return &original{top: top, replaced: below[top.Name]}, nil
+	converges, err := vm.converges(ctx)
+	return &original{top, below[top.Name], converges}, err
 }
 
 // copying is one run of [VM.StartCopy].
