@@ -196,3 +196,39 @@ func TestCopyWhileMigrating(t *testing.T) {
 		t.Errorf("before %+v\nafter  %+v", before, after)
 	}
 }
+
+// stream is a connection that passes no descriptors.
+type stream struct{ net.Conn }
+
+// TestCopyByFiles: where the monitor passes no descriptors, the guard's image is handed over as a file, and removed at once;
+// also if QEMU itself opens the new volume.
+func TestCopyByFiles(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	socket, pid := qemuAt(t)
+	run := must.Dir(t, "/dev/shm")
+	dial := func(ctx context.Context) (*qmp.Client, error) {
+		conn, err := net.Dial("unix", socket)
+		if err != nil {
+			return nil, err
+		}
+		return qmp.NewConn(ctx, stream{conn})
+	}
+	v := must.Get(hotplug.Connect(ctx, dial, hotplug.Options{RunDir: run, LockDir: t.TempDir(), Files: hotplug.FilesLocal,
+		Process: func(context.Context) (*hotplug.Process, error) { return hotplug.LookUpProcess(pid) }}))(t)
+	t.Cleanup(func() { _ = v.Close() })
+	before := state(ctx, t, v)
+	must.Get(v.Attach(ctx, luksDisk(t, "sdb"), store(key), hotplug.AttachOptions{}))(t)
+	plain := filepath.Join(t.TempDir(), "plain")
+	must.Run(t, "", "qemu-img", "create", "-q", "-f", "qcow2", plain, "8M")
+	for _, to := range []*blockgraph.Disk{luksDisk(t, "sdb"), parse(t, "sdb", "qcow2", plain, ""), luksDisk(t, "sdb")} {
+		must.OK(t, v.StartCopy(ctx, "sdb", to, store(key), hotplug.CopyOptions{}))
+		c := inStep(ctx, t, v, "sdb")
+		if d := c.Disk.Copy; !slices.Contains(d.Nodes, "luksplug-sdb-copying") || len(d.FDSets)+len(d.Files) > 0 {
+			t.Errorf("copied to %v", d.Left())
+		}
+		must.Get(v.SwitchCopy(ctx, "sdb", hotplug.Switch{}))(t)
+	}
+	must.Get(v.Detach(ctx, "sdb", hotplug.DetachOptions{Wait: 10 * time.Second}))(t)
+	wantNothingLeft(ctx, t, v, before, run)
+}
