@@ -117,7 +117,7 @@ func BuildDecrypted(target string, image Image) (*Graph, error) {
 
 func buildImage(target string, image Image) (*Graph, error) {
 	image.Backing, image.Terminated = nil, formats[image.Format].backing
-	disk := &Disk{Target: target, Device: DeviceDisk, Bus: BusVirtio, ReadOnly: true, Image: image}
+	disk := &Disk{Target: TargetOf(target), Device: DeviceDisk, Bus: BusVirtio, ReadOnly: true, Image: image}
 	if err := disk.Validate(); err != nil {
 		return nil, err
 	}
