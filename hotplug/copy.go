@@ -75,6 +75,9 @@ func (vm *VM) StartCopy(ctx context.Context, target string, disk *blockgraph.Dis
 	if err := CheckTarget(target); err != nil {
 		return err
 	}
+	if err := checkNew(target, disk); err != nil {
+		return err
+	}
 	lock, err := vm.lock(ctx)
 	if err != nil {
 		return err
@@ -102,6 +105,22 @@ func (vm *VM) StartCopy(ctx context.Context, target string, disk *blockgraph.Dis
 	defer images.Close(ctx)
 	c := &copying{attach: attach{VM: vm, disk: &named, store: store, options: AttachOptions{Spec: options.Spec}, images: images}, target: target, from: what, options: options}
 	return c.start(ctx, state, disk)
+}
+
+// checkNew refuses a disk that is nothing to copy to.
+func checkNew(target string, disk *blockgraph.Disk) error {
+	refuse := func(cause error, reason string) error {
+		return &PreflightError{Target: target, Cause: cause, Reason: reason}
+	}
+	switch {
+	case disk.Empty || disk.Image.Source.Kind == blockgraph.SourceVHostUser:
+		return refuse(ErrUncopyable, "the new disk has no volume that QEMU could write to")
+	case disk.Transient:
+		return refuse(ErrUncopyable, "the new disk is transient: what is written to it would be lost when it is detached")
+	case disk.ReadOnly:
+		return refuse(ErrReadOnlyImage, "the new disk is read-only, and a copy writes to it")
+	}
+	return nil
 }
 
 // withoutCopy removes the parts of an earlier copy. A copy that runs is refused.

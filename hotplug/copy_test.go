@@ -246,6 +246,20 @@ func TestCopyRefused(t *testing.T) {
 			t.Errorf("%s: before %+v\nafter  %+v", name, before, after)
 		}
 	}
+	for name, c := range map[string]struct {
+		change func(*blockgraph.Disk)
+		want   error
+	}{
+		"to a transient disk": {func(d *blockgraph.Disk) { d.Transient = true }, hotplug.ErrUncopyable},
+		"to an empty drive":   {func(d *blockgraph.Disk) { d.Empty = true }, hotplug.ErrUncopyable},
+		"to a read-only disk": {func(d *blockgraph.Disk) { d.ReadOnly = true }, hotplug.ErrReadOnlyImage},
+	} {
+		to := luksDisk(t, "sdb")
+		c.change(to)
+		if err := v.StartCopy(ctx, "sdb", to, store(key), hotplug.CopyOptions{}); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 	var missing *hotplug.NotHeldError
 	if err := v.StartCopy(ctx, "sdc", first, store(key), hotplug.CopyOptions{}); !errors.As(err, &missing) {
 		t.Errorf("no disk: %v", err)
