@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/luksplug/luksplug/blockgraph"
@@ -248,7 +249,7 @@ type Switched struct {
 // the VM has is queried afterwards: no answer and no event decides.
 //
 // The errors are those of [VM.Copy], a [*PreflightError] with [ErrNotInStep], and that of s.Before: nothing was changed then.
-// After a [*RolledBackError] the disk is on the old volume, and the copy may go on. A [*LeftBehindError] names what could not be
+// After a [*RolledBackError] the disk is on the old volume, and the copy goes on or, if that was the only way to be sure, has ended. A [*LeftBehindError] names what could not be
 // undone, or the parts of the old volume that stay; if Unverified is true, the VM could not be queried, and [VM.Copy] tells
 // which volume it uses once that is possible.
 func (vm *VM) SwitchCopy(ctx context.Context, target string, s Switch) (*Switched, error) {
@@ -271,7 +272,7 @@ func (vm *VM) SwitchCopy(ctx context.Context, target string, s Switch) (*Switche
 		}
 	}
 	begin := time.Now()
-	cause := vm.complete(ctx, target)
+	cause := vm.complete(ctx, c.Disk)
 	took := time.Since(begin)
 	// The guest may already use the new volume, also if the caller has given up.
 	after, cancel := vm.host.Recovering(ctx)
@@ -279,6 +280,8 @@ func (vm *VM) SwitchCopy(ctx context.Context, target string, s Switch) (*Switche
 	switch c, err = vm.Copy(after, target); {
 	case err != nil:
 		return nil, &LeftBehindError{Target: target, Left: []string{"a copy that may have ended"}, Unverified: true, Err: errors.Join(cause, err)}
+	case c.Disk.Instance == from && c.Phase != CopyEnded && errors.Is(cause, errUnsettled):
+		return nil, &LeftBehindError{Target: target, Left: []string{"a copy that may still be completed"}, Unverified: true, Err: cause}
 	case c.Disk.Instance == from:
 		return nil, vm.undoSwitch(ctx, target, s, errors.Join(cause, c.Err))
 	}
@@ -313,8 +316,9 @@ func (vm *VM) undoSwitch(ctx context.Context, target string, s Switch, cause err
 }
 
 // complete has QEMU complete the job, and waits until it has ended or cannot be completed. The error need not mean that it has
-// not been completed.
-func (vm *VM) complete(ctx context.Context, target string) error {
+// not been completed, but the job completes no more later, except after errUnsettled.
+func (vm *VM) complete(ctx context.Context, disk *AttachedDisk) error {
+	target := disk.Target
 	j, err := readJob(ctx, vm.conn, target)
 	if err != nil {
 		return err
@@ -323,10 +327,63 @@ func (vm *VM) complete(ctx context.Context, target string) error {
 		return notInStep(c)
 	}
 	_, err = vm.conn.Execute(ctx, jobCommand("job-complete", target))
-	if unknown := (*qmp.UnknownOutcomeError)(nil); err != nil && !errors.As(err, &unknown) && !monitor.Lost(err) {
+	if err == nil {
+		err = vm.waitForEnd(ctx, target)
+	} else if unknown := (*qmp.UnknownOutcomeError)(nil); !errors.As(err, &unknown) && !monitor.Lost(err) {
 		return err
 	}
-	return errors.Join(err, vm.waitForEnd(ctx, target))
+	if err == nil {
+		return nil
+	}
+	after, cancel := vm.host.Recovering(ctx)
+	defer cancel()
+	if e := vm.settle(after, disk); e != nil {
+		return fmt.Errorf("%w: %w", errUnsettled, errors.Join(err, e))
+	}
+	return err
+}
+
+// errUnsettled reports that the job may complete at any time.
+var errUnsettled = errors.New("it is not known whether QEMU was told to complete the copy")
+
+// settleWait bounds the wait for the end of a job that may have been told to complete.
+const settleWait = 5 * time.Second
+
+// settle ends a job of which it is not known whether QEMU was told to complete it: QEMU does not report that, and the job would
+// complete after the caller was told that the disk stays on its volume. It is told again, but not a second time to replace a
+// node below filters, by which QEMU aborts (mirror_complete sets its blocker twice). A job that does not end is canceled.
+func (vm *VM) settle(ctx context.Context, disk *AttachedDisk) error {
+	if !slices.ContainsFunc(disk.Nodes, aboveImages) {
+		var refused *qmp.Error // because the job has ended
+		if _, err := vm.conn.Query(ctx, jobCommand("job-complete", disk.Target)); err != nil && !errors.As(err, &refused) {
+			return err
+		}
+	}
+	waiting, cancel := context.WithTimeout(ctx, settleWait)
+	defer cancel()
+	if err := vm.waitForEnd(waiting, disk.Target); err == nil || waiting.Err() == nil {
+		return err
+	}
+	return vm.cancelJob(ctx, disk.Target)
+}
+
+// aboveImages reports whether a node is a filter over a disk's images.
+func aboveImages(name string) bool {
+	_, role, ours := blockgraph.ParseName(name)
+	return ours && role.AboveImages()
+}
+
+// cancelJob cancels the job of a copy, and waits until it has ended.
+func (vm *VM) cancelJob(ctx context.Context, target string) error {
+	var refused *qmp.Error // because the job has ended: a request without an answer is repeated
+	_, err := vm.conn.Query(ctx, jobCommand("job-cancel", target))
+	if err != nil {
+		j, failed := readJob(ctx, vm.conn, target)
+		if failed != nil || !errors.As(err, &refused) || newCopy(nil, j).Phase != CopyEnded {
+			return errors.Join(err, failed)
+		}
+	}
+	return vm.waitForEnd(ctx, target)
 }
 
 func jobCommand(name, target string) qmp.Command {
@@ -369,11 +426,8 @@ func (vm *VM) CancelCopy(ctx context.Context, target string) error {
 	}
 	from := c.Disk.Instance
 	if c.Phase != CopyEnded {
-		if _, err := vm.conn.Query(ctx, jobCommand("job-cancel", target)); err != nil {
+		if err := vm.cancelJob(ctx, target); err != nil {
 			return fmt.Errorf("disk %s: cancel its copy: %w", target, err)
-		}
-		if err := vm.waitForEnd(ctx, target); err != nil {
-			return fmt.Errorf("disk %s: wait until its copy is canceled: %w", target, err)
 		}
 		if c, err = vm.Copy(ctx, target); err != nil {
 			return err

@@ -3,11 +3,8 @@ package integration
 import (
 	"context"
 	"errors"
-	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"testing"
 	"time"
 
@@ -43,7 +40,7 @@ type copyRig struct {
 }
 
 // newCopyRig starts the VM and attaches the first volume.
-func newCopyRig(ctx context.Context, t *testing.T, o peer.Options, bus string) *copyRig {
+func newCopyRig(ctx context.Context, t *testing.T, o peer.Options, bus string, edit func(*blockgraph.Disk)) *copyRig {
 	t.Helper()
 	third := filepath.Join(shortDir(t, ""), "third") // a monitor serves one client at a time, and the first is for a proxy
 	o.Extra = append(o.Extra, "-qmp", "unix:"+third+",server=on,wait=off")
@@ -57,6 +54,9 @@ func newCopyRig(ctx context.Context, t *testing.T, o peer.Options, bus string) *
 		v := peer.NewVolume(t, peer.EmbeddedLUKS)
 		r.keys[uuid.MustParse(v.SecretUUID)] = v.Passphrase
 		r.disks[i] = must.Get(diskxml.ParseDisk([]byte(v.DiskXML(target, bus))))(t)
+		if edit != nil {
+			edit(r.disks[i])
+		}
 	}
 	must.Get(r.direct.Attach(ctx, r.disks[0], r.keys, hotplug.AttachOptions{}))(t)
 	return r
@@ -161,9 +161,13 @@ var copyOperations = map[string]operation{
 				t.Errorf("it is said to be switched, and is %s with %v", c.Phase, c.Disk.Copy.Left())
 			case err == nil:
 			case rolledBack(err):
-				if c == nil || c.Phase != hotplug.CopyInStep || r.undone != r.didBefore {
-					t.Errorf("%v, and the copy is %+v; undone %d of %d", err, c, r.undone, r.didBefore)
+				if c == nil || r.undone != r.didBefore {
+					t.Fatalf("%v, and the copy is %+v; undone %d of %d", err, c, r.undone, r.didBefore)
 				}
+				if c.Phase == hotplug.CopyEnded { // to be sure, it was canceled
+					must.OK(t, r.start(ctx, t, r.direct))
+				}
+				r.inStep(ctx, t)
 				must.OK(t, r.switchTo(ctx, r.direct))
 			case c == nil:
 			case c.Phase == hotplug.CopyEnded:
@@ -198,58 +202,66 @@ func TestCopyCut(t *testing.T) {
 	if peer.IsLong() {
 		cuts["after the reply"] = peer.CutAfterReply
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
-	t.Cleanup(cancel)
-	r := newCopyRig(ctx, t, peer.Options{SCSI: true, RootPorts: 1, Paused: true}, "scsi")
-	before := must.Get(r.direct.State(ctx))(t)
-	for _, name := range slices.Sorted(maps.Keys(copyOperations)) {
-		o := copyOperations[name]
-		for when, cut := range cuts {
-			for n := 1; ; n++ {
-				o.prepare(ctx, t, r)
-				hit := ""
-				proxy := peer.NewProxy(t, r.q.Socket, peer.ProxyHooks{Command: func(c peer.Command) (v peer.Verdict) {
-					if c.Step == n {
-						v.Cut, hit = cut, c.Name
-					}
-					return v
-				}})
-				v := connected(ctx, t, r.q, proxy.Address, r.locks, r.run)
-				err := o.run(ctx, t, r, v)
-				_ = v.Close()
-				what := fmt.Sprintf("%s, cut %s at step %d %s", name, when, n, hit)
-				if hit != "" {
-					t.Logf("%s: %v", what, err)
-				}
-				if !t.Run(what, func(t *testing.T) {
-					if o.check(ctx, t, r, err); r.copying(ctx, t) != nil {
-						t.Errorf("a copy is left: %+v", r.copying(ctx, t))
-					}
-				}) {
-					return // the VM cannot be used for further steps
-				}
-				if hit == "" {
-					if err != nil {
-						t.Errorf("%s: %v", what, err)
-					}
-					break
+	for name, o := range copyOperations {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx := bounded(t)
+			r := newCopyRig(ctx, t, peer.Options{SCSI: true, RootPorts: 1, Paused: true}, "scsi", nil)
+			before := must.Get(r.direct.State(ctx))(t)
+			for when, cut := range cuts {
+				for n := 1; r.cut(ctx, t, o, when, cut, n); n++ {
+					continue
 				}
 			}
+			if d := r.now(ctx, t); d.Payload != r.disks[0].Image.Source.Path { // once back, the VM is as it was
+				must.OK(t, r.start(ctx, t, r.direct))
+				r.inStep(ctx, t)
+				must.OK(t, r.switchTo(ctx, r.direct))
+			}
+			after := must.Get(r.direct.State(ctx))(t)
+			if len(after.Nodes) != len(before.Nodes) || len(after.Objects) != len(before.Objects) {
+				t.Errorf("before %+v\nafter  %+v", before, after)
+			}
+			must.Get(r.direct.Detach(ctx, r.disks[0].Target, hotplug.DetachOptions{Wait: 10 * time.Second}))(t)
+			if left := must.Get(os.ReadDir(r.run))(t); len(left) != 0 {
+				t.Errorf("left on the host: %v", left)
+			}
+		})
+	}
+}
+
+// cut runs an operation whose connection is cut at step n, and checks its outcome. It reports whether there was such a step.
+func (r *copyRig) cut(ctx context.Context, t *testing.T, o operation, when string, cut peer.Cut, n int) bool {
+	t.Helper()
+	o.prepare(ctx, t, r)
+	hit := ""
+	proxy := peer.NewProxy(t, r.q.Socket, peer.ProxyHooks{Command: func(c peer.Command) (v peer.Verdict) {
+		if c.Step == n {
+			v.Cut, hit = cut, c.Name
 		}
+		return v
+	}})
+	v := connected(ctx, t, r.q, proxy.Address, r.locks, r.run)
+	err := o.run(ctx, t, r, v)
+	_ = v.Close()
+	if hit == "" && err != nil {
+		t.Errorf("without a cut: %v", err)
 	}
-	d := r.now(ctx, t)
-	if d.Payload != r.disks[0].Image.Source.Path { // once back, the VM is as it was
-		must.OK(t, r.start(ctx, t, r.direct))
-		r.inStep(ctx, t)
-		must.OK(t, r.switchTo(ctx, r.direct))
+	t.Logf("cut %s at step %d %s: %v", when, n, hit, err)
+	if o.check(ctx, t, r, err); r.copying(ctx, t) != nil {
+		t.Fatalf("a copy is left: %+v", r.copying(ctx, t))
 	}
-	after := must.Get(r.direct.State(ctx))(t)
-	if len(after.Nodes) != len(before.Nodes) || len(after.FDSets) > len(before.FDSets)+2 || len(after.Objects) != len(before.Objects) {
-		t.Errorf("before %+v\nafter  %+v", before, after)
-	}
-	must.Get(r.direct.Detach(ctx, r.disks[0].Target, hotplug.DetachOptions{Wait: 10 * time.Second}))(t)
-	if left := must.Get(os.ReadDir(r.run))(t); len(left) != 0 {
-		t.Errorf("left on the host: %v", left)
+	return hit != ""
+}
+
+// TestCopyCutFilters: a job that replaces a node below filters is not told twice to complete, by which QEMU aborts.
+func TestCopyCutFilters(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	r := newCopyRig(ctx, t, peer.Options{SCSI: true, RootPorts: 1, Paused: true, Extra: []string{"-object", "throttle-group,id=throttle-slow,x-iops-total=100000"}}, "scsi",
+		func(d *blockgraph.Disk) { d.ThrottleFilters = []string{"slow"} })
+	for when, cut := range map[string]peer.Cut{"before the reply": peer.CutBeforeReply, "before QEMU has it": peer.CutBeforeForward} {
+		r.cut(ctx, t, copyOperations["switch"], when, cut, 1)
 	}
 }
 
@@ -258,7 +270,7 @@ func TestCopyCut(t *testing.T) {
 func TestCopyCutForGood(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
-	r := newCopyRig(ctx, t, peer.Options{SCSI: true, RootPorts: 1, Paused: true}, "scsi")
+	r := newCopyRig(ctx, t, peer.Options{SCSI: true, RootPorts: 1, Paused: true}, "scsi", nil)
 	for _, c := range []struct{ operation, command string }{{"start", "blockdev-mirror"}, {"switch", "job-complete"}, {"cancel", "job-cancel"}} {
 		o := copyOperations[c.operation]
 		o.prepare(ctx, t, r)
