@@ -351,7 +351,7 @@ const settleWait = 5 * time.Second
 
 // settle ends a job of which it is not known whether QEMU was told to complete it: QEMU does not report that, and the job would
 // complete after the caller was told that the disk stays on its volume. It is told again, but not a second time to replace a
-// node below filters, by which QEMU aborts (mirror_complete sets its blocker twice). A job that does not end is canceled.
+// node below filters: QEMU aborts then, if the job has not ended (7.2, 10.0; not 11.1). A job that does not end is canceled.
 func (vm *VM) settle(ctx context.Context, disk *AttachedDisk) error {
 	if !slices.ContainsFunc(disk.Nodes, aboveImages) {
 		var refused *qmp.Error // because the job has ended

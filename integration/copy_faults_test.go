@@ -35,6 +35,7 @@ type copyRig struct {
 	direct    *hotplug.VM
 	keys      passphrases
 	disks     [2]*blockgraph.Disk
+	volumes   [2]*peer.Volume
 	undone    int // calls of Switch.Undo
 	didBefore int // calls of Switch.Before
 }
@@ -44,7 +45,7 @@ func newCopyRig(ctx context.Context, t *testing.T, o peer.Options, bus string, e
 	t.Helper()
 	third := filepath.Join(shortDir(t, ""), "third") // a monitor serves one client at a time, and the first is for a proxy
 	o.Extra = append(o.Extra, "-qmp", "unix:"+third+",server=on,wait=off")
-	r := &copyRig{q: peer.Start(t, o), locks: t.TempDir(), run: t.TempDir(), keys: passphrases{}}
+	r := &copyRig{q: peer.Start(t, o), locks: t.TempDir(), run: shortDir(t, ""), keys: passphrases{}}
 	r.direct = connected(ctx, t, r.q, third, r.locks, r.run)
 	target := "sda"
 	if bus == "virtio" {
@@ -52,6 +53,7 @@ func newCopyRig(ctx context.Context, t *testing.T, o peer.Options, bus string, e
 	}
 	for i := range r.disks {
 		v := peer.NewVolume(t, peer.EmbeddedLUKS)
+		r.volumes[i] = v
 		r.keys[uuid.MustParse(v.SecretUUID)] = v.Passphrase
 		r.disks[i] = must.Get(diskxml.ParseDisk([]byte(v.DiskXML(target, bus))))(t)
 		if edit != nil {
