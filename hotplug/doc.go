@@ -33,6 +33,24 @@
 // [VM.Detach] requests that the guest releases the device, waits, and removes the nodes
 // only after that: a guest that still writes must not lose its disk.
 //
+// # Copy
+//
+// [VM.StartCopy] has QEMU copy an attached disk to another volume, and [VM.SwitchCopy] has the device use that one. QEMU copies
+// by itself, so that each call is short and any later process continues.
+//
+// QEMU itself lets a VM be migrated or saved meanwhile, and aborts at the next write of the copy. So the first part of a copy is a
+// node that blocks migration, "luksplug-vdb-copying" for vdb, and the last one that is removed: migrate, savevm, and libvirt's
+// save, managedsave, migrate, dump and snapshot-create with memory are refused with its name. The VM can be migrated again when
+// the copy was switched, canceled or, after an error of its own, ended ([VM.EndCopy]). Two things are not blocked. A migration
+// in the mode cpr-reboot, which restarts QEMU on the same host, is one that no block driver blocks. And QEMU 10.0 and 11.1
+// let another program add a second device to the block node of a disk that is being copied (device_add with its node as the drive):
+// what the guest writes through that device is not copied, and is lost at the switch. Attach never does so.
+//
+// QEMU refuses by itself to resize, snapshot, back up or delete the nodes of the disk meanwhile, and VM.Resize and VM.Detach do.
+//
+// A disk's throttle filters and its copy-on-read node stay, above the new volume. The copy reads through them, so that the limits of a
+// throttle group bound the guest and the copy together.
+//
 // # No database
 //
 // The names of nodes, objects and devices in QEMU identify their disk (see package

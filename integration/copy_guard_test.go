@@ -166,6 +166,20 @@ func TestCopyThreads(t *testing.T) {
 	}
 }
 
+// TestCopyFiltersLoad: a disk in a throttle group is copied and switched below the filter while the guest writes to it. No write
+// is lost.
+func TestCopyFiltersLoad(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	r := newCopyRig(ctx, t, peer.Options{RootPorts: 1, Guest: true, Extra: []string{"-object", "throttle-group,id=throttle-slow,x-iops-total=2000"}}, "virtio",
+		func(d *blockgraph.Disk) { d.Serial, d.ThrottleFilters, d.CopyOnRead = "copied", []string{"slow"}, true })
+	must.OK(t, r.q.Guest().WaitBoot(ctx))
+	dev := guestDisk(ctx, t, r.q, "copied")
+	lines := copyUnderLoad(ctx, t, r, dev)
+	must.Get(r.direct.Detach(ctx, r.disks[0].Target, hotplug.DetachOptions{Wait: time.Minute}))(t)
+	checkVolumeLog(ctx, t, r.volumes[0], dev, lines)
+}
+
 // throttling returns the limits of the disk's device.
 func throttling(ctx context.Context, t *testing.T, q *peer.QEMU) string {
 	t.Helper()
