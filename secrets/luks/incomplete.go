@@ -148,7 +148,9 @@ func Complete(s Storage) error {
 }
 
 // at reports whether b begins with the copy. A damaged one has neither magic, and stays as it is.
-func (m magics) at(b []byte) bool { return bytes.HasPrefix(b, m.complete) || bytes.HasPrefix(b, m.incomplete) }
+func (m magics) at(b []byte) bool {
+	return bytes.HasPrefix(b, m.complete) || bytes.HasPrefix(b, m.incomplete)
+}
 
 // store writes the first sector of a copy with one of the magics, unless it has it.
 func (m magics) store(s Storage, value []byte) error {
