@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"slices"
 )
 
 // The magics of the copies of a header that is marked as incomplete, in place of "LUKS\xba\xbe" and "SKUL\xba\xbe". They are as
@@ -109,18 +110,13 @@ func Incomplete(header []byte) ([]byte, error) {
 // MarkIncomplete marks the header in s as incomplete, and returns once that is stored, and read back. It changes nothing but the
 // magics, and nothing at all if the header is marked. The caller keeps others from changing the header meanwhile.
 //
-// Each mark is one write of a sector. The first copy of a LUKS2 header, which decides, is marked first: after a crash
-// [ReadHeader] takes the volume for complete or for incomplete. cryptsetup takes it for complete until the second copy is
-// marked. The errors are those of [ReadIncomplete], those of s, or wrap [ErrNotStored].
+// Each mark is one write of a sector. The first copy of a LUKS2 header, which decides, is marked last: after a crash the volume is
+// complete, or incomplete for every program, and the same call finishes. The other way round, cryptsetup would restore the
+// first copy from the second one, and remove the mark, as soon as it reads the header. The errors are those of
+// [ReadIncomplete], those of s, or wrap [ErrNotStored].
 func MarkIncomplete(s Storage) error {
-	h, err := ReadIncomplete(s)
-	if err != nil {
+	if err := changeMagics(s, func(m magics) []byte { return m.incomplete }); err != nil {
 		return fmt.Errorf("mark the header as incomplete: %w", err)
-	}
-	for _, m := range h.magics() {
-		if err := m.store(s, m.incomplete); err != nil {
-			return fmt.Errorf("mark the header as incomplete: %w", err)
-		}
 	}
 	return nil
 }
@@ -129,19 +125,26 @@ func MarkIncomplete(s Storage) error {
 // that is stored, and read back. It changes nothing if the header has no mark. The caller keeps others from changing the header
 // meanwhile.
 //
-// The second copy of a LUKS2 header loses its mark first: after a crash [ReadHeader] takes the volume for incomplete, and the same
-// call finishes, or for complete. cryptsetup takes it for complete from the first write on, and restores the first copy from
-// the second one if it is told to. The errors are those of [ReadIncomplete], those of s, or wrap [ErrNotStored].
+// The first copy of a LUKS2 header, which decides, loses its mark last: after a crash [ReadHeader] takes the volume for incomplete,
+// and the same call finishes, or for complete. cryptsetup takes it for complete from the first write on, and then restores the
+// first copy from the second one by itself, which is right: all data are stored. The errors are those of [ReadIncomplete],
+// those of s, or wrap [ErrNotStored].
 func Complete(s Storage) error {
-	h, err := ReadIncomplete(s)
-	if err != nil {
+	if err := changeMagics(s, func(m magics) []byte { return m.complete }); err != nil {
 		return fmt.Errorf("remove the mark of an incomplete volume: %w", err)
 	}
-	all := h.magics()
-	for i := range all {
-		m := all[len(all)-1-i]
-		if err := m.store(s, m.complete); err != nil {
-			return fmt.Errorf("remove the mark of an incomplete volume: %w", err)
+	return nil
+}
+
+// changeMagics stores the magics that of returns, that of the first copy last.
+func changeMagics(s Storage, of func(magics) []byte) error {
+	h, err := ReadIncomplete(s)
+	if err != nil {
+		return err
+	}
+	for _, m := range slices.Backward(h.magics()) {
+		if err := m.store(s, of(m)); err != nil {
+			return err
 		}
 	}
 	return nil
