@@ -76,7 +76,7 @@ func exitCode(err error) int {
 // isVolumeRefusal reports whether an operation on a volume was refused before anything was changed.
 func isVolumeRefusal(err error) bool {
 	return slices.ContainsFunc([]error{
-		volume.ErrExists, volume.ErrNoVolume,
+		volume.ErrExists, volume.ErrNoVolume, volume.ErrIncomplete,
 		volume.ErrAttached, volume.ErrBusy, volume.ErrChanged,
 		volume.ErrOtherVolume, volume.ErrPlace, volume.ErrDetached, volume.ErrOccupied,
 		volume.ErrNoSpareSlot, volume.ErrLastPassphrase, volume.ErrSlotNotInUse, volume.ErrShared, volume.ErrUnfinished, volume.ErrNotStaged,

@@ -40,6 +40,7 @@ var causeHints = []struct {
 	{secrets.ErrNoKeyring, "allow this container add_key and keyctl, or decrypt the identity into a tmpfs at boot and name it with ?identity=PATH"},
 	{hook.ErrRenamed, "if it is the same domain, renamed, run 'luksplug secret renamed' with its name; otherwise remove the keys by 'luksplug secret prune --force --vm' with the UUID"},
 	{secrets.ErrOtherVolume, "hook, any-volume: true in " + configPath + " lets the hook use bound secrets for any disk"},
+	{hotplug.ErrIncomplete, "'luksplug volume jobs' shows the re-encryption"},
 	{hotplug.ErrHeaderInUse, "attach with --allow-shared-header to use the header of another disk"},
 	{hotplug.ErrGuestHeader, "attach with --allow-guest-header if the guest has written the header into its own disk"},
 	{hotplug.ErrPayloadSignature, "attach with --allow-signature if this is ciphertext that looks so by chance, or with --recover if it has overwritten the volume's own header and <header> is a backup of that"},

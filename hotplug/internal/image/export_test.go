@@ -1,10 +1,14 @@
 package image
 
-import "io"
+import (
+	"io"
+
+	"github.com/luksplug/luksplug/secrets/luks"
+)
 
 // NewQcow2Guest reads a qcow2 image from anywhere, for fuzzing without files.
 func NewQcow2Guest(r io.ReaderAt) (*Guest, error) {
-	h, err := readQcow2(r)
+	h, err := readQcow2(r, luks.ReadHeader)
 	if err != nil {
 		return nil, err
 	}

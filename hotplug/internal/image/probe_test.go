@@ -255,7 +255,7 @@ func FuzzQcow2(f *testing.F) {
 			got = make([]byte, min(g.Size(), 1<<13))
 			_, err = g.ReadAt(got, 0)
 		}
-		for _, known := range []error{nil, image.ErrDamaged, image.ErrUnsupported, luks.ErrDamaged, luks.ErrUnsupported, luks.ErrNotLUKS, luks.ErrReencryption} {
+		for _, known := range []error{nil, image.ErrDamaged, image.ErrUnsupported, luks.ErrDamaged, luks.ErrUnsupported, luks.ErrNotLUKS, luks.ErrReencryption, luks.ErrIncomplete} {
 			if errors.Is(err, known) {
 				return
 			}
