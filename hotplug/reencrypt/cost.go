@@ -45,7 +45,7 @@ var layouts = []Layout{LayoutRaw, LayoutQcow2, LayoutLUKS, LayoutDetachedRaw, La
 //	luks over qcow2  262144  262408  264192  262144         262408           264456
 //
 // A part with data that is smaller than the job's granularity, or than the target's cluster, takes all of it: 64 writes of 4 KiB in
-// 1 MiB each to a raw disk (260 KiB) became 4100 KiB as raw, and 67584 KiB in qcow2 with clusters of 2 MiB. Zeros that a guest
+// 1 MiB each to a raw disk (260 KiB) became 4100 KiB as raw, and 67588 KiB more than an empty image in qcow2 with clusters of 2 MiB. Zeros that a guest
 // has written are data, unless the target has detect-zeroes. What a guest has discarded is none in a sparse source: of 128
 // MiB with 96 MiB discarded 32 MiB were copied; from luks to any target all 256 MiB.
 func (l Layout) sparse() bool {
@@ -90,6 +90,8 @@ type Target struct {
 	HeaderSize int64
 	// Qcow2 are the options of a qcow2 image.
 	Qcow2 volume.Qcow2
+	// Preallocation is how much is allocated before a byte is copied. All of a volume is with falloc and full.
+	Preallocation volume.Preallocation
 }
 
 // Copying is what is going to be copied, and how.
@@ -110,7 +112,7 @@ type Cost struct {
 	// Size is that of the guest's disk.
 	Size int64
 	// Data is how much of it the source stores, in the units in which it is copied; all of it for a source of which QEMU sees
-	// no holes. It is an upper bound unless Exact is set.
+	// no holes. Exact is unset if an image could not be read, which counts as all data.
 	Data  int64
 	Exact bool
 	// Thin is set if the target stores only what the source does. Then discarding what the guest does not need makes it
@@ -151,12 +153,14 @@ func EstimateCost(ctx context.Context, c Copying) (Cost, error) {
 	if err != nil {
 		return Cost{}, fmt.Errorf("find what the disk stores: %w", err)
 	}
-	out := Cost{Size: c.Source.Size, Data: data, Exact: exact, Thin: c.Source.Layout.sparse() && c.Target.Layout.sparse()}
-	out.Copied = out.Size
-	if out.Thin {
-		out.Copied = data
+	out := Cost{Size: c.Source.Size, Data: data, Exact: exact, Copied: c.Source.Size}
+	if c.Source.Layout.sparse() && c.Target.Layout.sparse() {
+		out.Copied, out.Thin = data, true
 	}
 	out.Allocation = roundUp(out.Copied, max(cluster, 1))
+	if p := c.Target.Preallocation; p == volume.PreallocationFalloc || p == volume.PreallocationFull {
+		out.Allocation, out.Thin = roundUp(out.Size, max(cluster, 1)), false
+	}
 	header, tables := c.Target.metadata(out.Size, out.Allocation)
 	most := roundUp(out.Size, max(cluster, 1))
 	headerMost, tablesMost := c.Target.metadata(out.Size, most)

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"os"
 
@@ -27,6 +28,7 @@ const (
 // QEMU writes the tables of an image that it has open with a delay. Not for concurrent use.
 type Allocation struct {
 	f     *os.File
+	image io.ReaderAt // f
 	size  int64
 	block bool
 	qcow2 *Qcow2Header // nil: raw
@@ -43,7 +45,7 @@ func OpenAllocation(path string, format Format) (*Allocation, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Allocation{f: f, block: isBlock(stat.Mode())}
+	a := &Allocation{f: f, image: f, block: isBlock(stat.Mode())}
 	switch format {
 	case Raw:
 		a.size, err = size(f)
@@ -99,7 +101,7 @@ func (a *Allocation) clusters(off int64) (Stored, int64, error) {
 	cluster := off / h.ClusterSize
 	left := perL2 - cluster%perL2 // clusters of this table
 	limit := min(a.size-off, left*h.ClusterSize-off%h.ClusterSize)
-	l1, err := (&Guest{image: a.f}).entry(h.l1Offset + cluster/perL2*8)
+	l1, err := (&Guest{image: a.image}).entry(h.l1Offset + cluster/perL2*8)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -110,7 +112,7 @@ func (a *Allocation) clusters(off int64) (Stored, int64, error) {
 	case at%h.ClusterSize != 0:
 		return 0, 0, fmt.Errorf("%w: an L2 table at offset %d, which is no cluster's", ErrDamaged, at)
 	case at != a.tableAt:
-		table, err := readUpTo(a.f, at, int(h.ClusterSize))
+		table, err := readUpTo(a.image, at, int(h.ClusterSize))
 		if err != nil {
 			return 0, 0, err
 		}
