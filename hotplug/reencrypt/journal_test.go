@@ -274,7 +274,7 @@ func TestJournalDirectory(t *testing.T) {
 func TestJournalHelper(t *testing.T) {
 	dir, id := os.Getenv("LUKSPLUG_TEST_JOURNAL"), os.Getenv("LUKSPLUG_TEST_ENTRY")
 	if dir == "" {
-		t.Skip("it runs in the process that other tests start")
+		return // it runs in the process that other tests start
 	}
 	j := reencrypt.Journal{Dir: dir}
 	lock, err := j.Lock(t.Context(), id, nil)
