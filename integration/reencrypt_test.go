@@ -2,131 +2,223 @@ package integration
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/diskxml"
+	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/hotplug/reencrypt"
+	"github.com/luksplug/luksplug/hotplug/volume"
 	"github.com/luksplug/luksplug/integration/internal/peer"
 	"github.com/luksplug/luksplug/internal/must"
+	"github.com/luksplug/luksplug/qmp"
+	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/dir"
 )
 
-// copied is a disk of a VM that is re-encrypted. The VM never runs guest code: QEMU itself reads and writes the disk.
-type copied struct {
-	q      *peer.QEMU
-	dir    string
-	config string // with a key store and a journal of its own
-	path   string
-	xml    string // of the disk
+// reencryption is a guest that writes a log to a disk, and the setting by which the disk is re-encrypted.
+type reencryption struct {
+	reencrypt.Setting
+	q       *peer.QEMU
+	keys    *dir.Store
+	disk    []byte // the document of the disk
+	dev     string // in the guest
+	log     *guestLog
+	journal reencrypt.Journal
 }
 
-// newCopied makes a volume and attaches it.
-func newCopied(ctx context.Context, t *testing.T, size string, create ...string) *copied {
+// reencrypting attaches a new volume to a guest, which begins to write.
+func reencrypting(ctx context.Context, t *testing.T, keys *dir.Store, q *peer.QEMU, r volume.Request) *reencryption {
 	t.Helper()
-	dir := shortDir(t, "")
-	c := &copied{q: peer.Start(t, peer.Options{Paused: true, SCSI: true}), dir: dir, path: filepath.Join(dir, "disk.img")}
-	c.config = filepath.Join(dir, "config.yaml")
-	must.OK(t, os.WriteFile(c.config, []byte("state: "+filepath.Join(dir, "own", "secrets")+"\n"), 0o600))
-	for i, f := range create {
-		create[i] = strings.ReplaceAll(f, "DIR", dir)
+	run, locks := shortDir(t, ""), t.TempDir()
+	out := &reencryption{q: q, keys: keys}
+	with := func(ctx context.Context, f func(context.Context, *hotplug.VM) error) error {
+		vm, err := hotplug.Connect(ctx, func(ctx context.Context) (*qmp.Client, error) { return qmp.Dial(ctx, q.Socket) }, hotplug.Options{RunDir: run, LockDir: locks})
+		if err != nil {
+			return err
+		}
+		defer func() { _ = vm.Close() }()
+		return f(ctx, vm)
 	}
-	args := append([]string{"volume", "create", "serial1", "--target", "sda", "--size", size, "--path", c.path}, create...)
-	c.xml = filepath.Join(dir, "sda.xml")
-	must.OK(t, os.WriteFile(c.xml, []byte(c.run(ctx, t, args...).want(t, 0).stdout), 0o600))
-	c.inVM(ctx, t, "attach", c.xml).want(t, 0)
-	return c
+	define := func(ctx context.Context, d secrets.Document) (secrets.Keeper, error) {
+		return keys, keys.Define(ctx, d)
+	}
+	r.Path, r.Size = filepath.Join(t.TempDir(), "disk.img"), 8*peer.MiB
+	v := must.Get(volume.Create(ctx, r, define))(t)
+	out.disk = v.DiskXML("vdb", "vm1-vdb")
+	must.OK(t, with(ctx, func(ctx context.Context, vm *hotplug.VM) error {
+		_, err := vm.Attach(ctx, parsed(t, out.disk), keys, hotplug.AttachOptions{})
+		return err
+	}))
+	out.Setting = reencrypt.Setting{
+		Journal: reencrypt.Journal{Dir: filepath.Join(t.TempDir(), "journal")}, Engine: reencrypt.InVM{Target: "vdb", With: with}, Store: keys, Keys: define,
+		Forget: func(ctx context.Context, ref secrets.Reference, _ string) error {
+			if err := keys.Remove(ctx, ref); !errors.Is(err, secrets.ErrNotFound) {
+				return err
+			}
+			return nil
+		},
+		Attached: func() ([]hotplug.Use, error) { return hotplug.Uses(run) },
+	}
+	out.dev = guestDisk(ctx, t, q, "vm1-vdb")
+	out.log = startLog(ctx, t, q.Guest(), out.dev)
+	return out
 }
 
-// command runs the program, without a VM.
-func (c *copied) command(ctx context.Context, args ...string) *exec.Cmd {
-	return exec.CommandContext(ctx, luksplug, append([]string{"--config", c.config}, args...)...)
-}
-
-func (c *copied) run(ctx context.Context, t *testing.T, args ...string) result {
+// plaintext returns what a guest reads from a volume that nothing has open.
+func (r *reencryption) plaintext(ctx context.Context, t *testing.T, v reencrypt.Volume) []byte {
 	t.Helper()
-	return run(ctx, t, c.command(ctx, args...))
+	value := must.Get(r.keys.Lookup(ctx, v.Secret))(t)
+	defer value.Wipe()
+	key := filepath.Join(t.TempDir(), "key")
+	must.OK(t, value.Use(func(b []byte) error { return os.WriteFile(key, b, 0o600) }))
+	image := "driver=luks,key-secret=s,file.filename=" + v.Payload
+	switch {
+	case v.Header != "":
+		image = "driver=luks,key-secret=s,file.driver=" + string(v.Format) + ",file.file.filename=" + v.Payload + ",header.driver=file,header.filename=" + v.Header
+	case v.Format == blockgraph.FormatQcow2:
+		image = "driver=qcow2,encrypt.format=luks,encrypt.key-secret=s,file.filename=" + v.Payload
+	}
+	out := filepath.Join(t.TempDir(), "plain")
+	must.Run(t, "", "qemu-img", "convert", "--object", "secret,id=s,file="+key, "--image-opts", image, "-O", "raw", out)
+	return must.Get(os.ReadFile(out))(t)
 }
 
-// inVM runs the program on the VM.
-func (c *copied) inVM(ctx context.Context, t *testing.T, args ...string) result {
+// lines returns how many lines of the log the disk has for certain.
+func (l *guestLog) lines(ctx context.Context, t *testing.T, g *peer.Guest) int {
 	t.Helper()
-	return c.run(ctx, t, append([]string{"--qmp", c.q.Socket}, args...)...)
+	var n int
+	_, err := fmt.Sscan(must.Get(g.Run(ctx, "cat /tmp/log-lines"))(t), &n)
+	must.OK(t, err)
+	return n
 }
 
-// io has QEMU read or write the disk, as its device would.
-func (c *copied) io(ctx context.Context, t *testing.T, command string) {
-	t.Helper()
-	out := string(must.Get(c.q.Query(ctx, "human-monitor-command", map[string]any{"command-line": "qemu-io -d luksplug-sda \"" + command + "\""}))(t))
-	if strings.Contains(out, "failed") || strings.Contains(out, "rror") {
-		t.Errorf("%s: %s", command, out)
+// TestReencryptVMKilled: QEMU is killed at a random time of a re-encryption. The volume that counts afterwards has all that the guest has
+// synced, and nothing is left of the other one but the old volume under its new name.
+func TestReencryptVMKilled(t *testing.T) {
+	t.Parallel()
+	rounds := 1
+	if peer.IsLong() {
+		rounds = 100
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
+	defer cancel()
+	keys := newKeys(t)
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	dice := rand.New(rand.NewPCG(seed, 0))
+	outcomes := map[string]int{}
+	for i := range rounds {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			q := booted(ctx, t, peer.Options{RootPorts: 1})
+			r := reencrypting(ctx, t, keys, q, volume.Request{})
+			uses := must.Get(r.Attached())(t)
+			p := must.Get(reencrypt.Prepare(ctx, reencrypt.Request{Disk: r.disk, Size: 8 * peer.MiB, VM: reencrypt.VM{Name: "vm"}, Speed: 32 * peer.MiB, Attached: uses}))(t)
+			lines := r.log.lines(ctx, t, q.Guest())
+			dying, kill := context.WithCancel(ctx)
+			defer kill()
+			var done sync.WaitGroup
+			inStep := make(chan struct{})
+			done.Go(func() { // as long as the VM lives
+				e, err := r.Start(dying, p)
+				if err == nil {
+					err = r.Wait(dying, reencrypt.Waiting{Poll: 5 * time.Millisecond})
+				}
+				close(inStep)
+				if err == nil {
+					_, _, _ = r.Finish(dying, e)
+				}
+			})
+			at := time.Duration(dice.Int64N(int64(900 * time.Millisecond)))
+			if dice.IntN(2) == 0 { // the switch takes a short part of the time, and matters most
+				<-inStep
+				at /= 9
+			}
+			time.Sleep(at)
+			must.OK(t, q.Close())
+			kill()
+			done.Wait()
+			entries := must.Get(r.Journal.List())(t)
+			used := p.Entry.Source
+			used.Secret = parsed(t, r.disk).Image.Encryption.Secrets[0]
+			phase, outcome := reencrypt.Phase("not begun, or undone"), reencrypt.OutcomeDropped
+			if len(entries) == 1 {
+				phase = entries[0].Phase
+				r.Engine = nil
+				var after reencrypt.Entry
+				var err error
+				after, outcome, err = r.Resume(ctx, entries[0])
+				must.OK(t, err)
+				if outcome == reencrypt.OutcomeDone {
+					used = after.Target
+				}
+			}
+			outcomes[string(phase)+": "+string(outcome)]++
+			checkLog(t, r.plaintext(ctx, t, used), r.dev, lines)
+			if outcome == reencrypt.OutcomeDropped {
+				if _, err := os.Stat(p.Entry.Target.Payload); !errors.Is(err, os.ErrNotExist) {
+					t.Errorf("the new volume: %v", err)
+				}
+			}
+		})
+	}
+	for _, o := range slices.Sorted(maps.Keys(outcomes)) {
+		t.Logf("%d times %s", outcomes[o], o)
 	}
 }
 
-// secrets returns how many secrets the key store has.
-func (c *copied) secrets(ctx context.Context, t *testing.T) int {
-	t.Helper()
-	var list struct{ Secrets []any }
-	c.run(ctx, t, "--output", "json", "secret", "list").want(t, 0).decode(t, &list)
-	return len(list.Secrets)
-}
-
-// reencrypted is what the program prints of a re-encryption.
-type reencrypted struct {
-	ID, Phase, State string
-	Old, New         struct{ Path, Header, Layout, UUID, Secret string }
-	Cost             struct{ Size, Copied, Allocation int64 }
-	DryRun           bool   `json:"dry_run"`
-	Discarded        bool   `json:"old_discarded"`
-	XML              string `json:"disk_xml"`
-}
-
-// jobs returns the entries of the journal.
-func (c *copied) jobs(ctx context.Context, t *testing.T) []reencrypted {
-	t.Helper()
-	var list struct{ Jobs []reencrypted }
-	c.run(ctx, t, "--output", "json", "volume", "jobs").want(t, 0).decode(t, &list)
-	return list.Jobs
-}
-
-// TestReencrypt: a disk is on a new volume with another key, the old one is kept with its secret until it is discarded, and the printed
-// document attaches the new one.
-func TestReencrypt(t *testing.T) {
+// TestReencryptWhileWriting: a guest that writes all the time finds everything after its disk was re-encrypted, and after a
+// re-encryption that was canceled.
+func TestReencryptWhileWriting(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
-	c := newCopied(ctx, t, "8M")
-	c.io(ctx, t, "write -P 0x5a 0 1M")
-	before := stateOf(ctx, t, c.q)
-	var planned reencrypted
-	c.inVM(ctx, t, "--output", "json", "volume", "reencrypt", "sda", "--dry-run", "--with-new-secret").want(t, 0).decode(t, &planned)
-	if !planned.DryRun || planned.Cost.Copied != 8*peer.MiB || planned.New.Path != filepath.Join(c.dir, "disk-r2.img") {
-		t.Errorf("a dry run: %+v", planned)
+	q := booted(ctx, t, peer.Options{RootPorts: 1})
+	r := reencrypting(ctx, t, newKeys(t), q, volume.Request{})
+	start := func() reencrypt.Entry {
+		uses := must.Get(r.Attached())(t)
+		return must.Get(r.Start(ctx, must.Get(reencrypt.Prepare(ctx, reencrypt.Request{Disk: r.disk, Size: 8 * peer.MiB, VM: reencrypt.VM{Name: "vm"}, Attached: uses}))(t)))(t)
 	}
-	c.inVM(ctx, t, "volume", "reencrypt", "sda", "--dry-run").want(t, 0).wantStdout(t, "would re-encrypt", "that of the old volume", "room", "the same passphrase")
-	wantSame(ctx, t, c.q, before)
-	if c.secrets(ctx, t) != 1 || len(c.jobs(ctx, t)) != 0 {
-		t.Error("a dry run has changed something")
+	e := start()
+	must.OK(t, r.Wait(ctx, reencrypt.Waiting{Poll: 10 * time.Millisecond}))
+	r.log.wantMore(ctx, t, q.Guest())
+	must.OK(t, r.Cancel(ctx, e))
+	r.log.wantMore(ctx, t, q.Guest())
+	for range 2 {
+		e = start()
+		must.OK(t, r.Wait(ctx, reencrypt.Waiting{Poll: 10 * time.Millisecond}))
+		done, switched, err := r.Finish(ctx, e)
+		must.OK(t, err)
+		t.Logf("the switch took %v", switched.Took)
+		r.log.wantMore(ctx, t, q.Guest())
+		r.disk = []byte(done.Target.XML)
+		must.OK(t, r.DiscardOld(ctx, done))
+		e = done
 	}
+	lines := r.log.stop(ctx, t, q.Guest())
+	must.OK(t, q.Close())
+	checkLog(t, r.plaintext(ctx, t, e.Target), r.dev, lines)
+	if names := must.Get(filepath.Glob(filepath.Join(filepath.Dir(e.Target.Payload), "*")))(t); len(names) != 1 || !strings.HasSuffix(names[0], "-r3.img") {
+		t.Errorf("the directory has %v", names)
+	}
+}
 
-	r := c.inVM(ctx, t, "volume", "reencrypt", "sda", "--with-new-secret").want(t, 0)
-	r.wantStdout(t, "disk-r2.img", "<serial>serial1</serial>").wantStderr(t, "copying 8 MiB", "the old volume is "+c.path+".old")
-	c.io(ctx, t, "read -P 0x5a 0 1M")
-	jobs := c.jobs(ctx, t)
-	if len(jobs) != 1 || jobs[0].Old.Path != c.path+".old" || jobs[0].Phase != "done-with-old-kept" || jobs[0].Old.Secret == jobs[0].New.Secret {
-		t.Fatalf("the journal has %+v", jobs)
-	}
-	for _, v := range []string{jobs[0].Old.Path, jobs[0].New.Path} {
-		c.run(ctx, t, "volume", "info", v, "--check").want(t, 0)
-	}
-	if n := c.secrets(ctx, t); n != 2 {
-		t.Errorf("%d secrets before the old volume is discarded", n)
-	}
-	c.run(ctx, t, "volume", "jobs", "sda", "--discard-old").want(t, 0)
-	if _, err := os.Stat(jobs[0].Old.Path); !os.IsNotExist(err) || c.secrets(ctx, t) != 1 || len(c.jobs(ctx, t)) != 0 {
-		t.Errorf("the old volume: %v", err)
-	}
-	c.inVM(ctx, t, "detach", "sda").want(t, 0)
-	again := writeFile(t, "again.xml", r.stdout)
-	c.inVM(ctx, t, "attach", again).want(t, 0)
-	c.io(ctx, t, "read -P 0x5a 0 1M")
+func newKeys(t *testing.T) *dir.Store {
+	t.Helper()
+	path, _ := volumeStore(t)
+	return dir.New(path)
+}
+
+func parsed(t *testing.T, xml []byte) *blockgraph.Disk {
+	t.Helper()
+	return must.Get(diskxml.ParseDisk(xml))(t)
 }

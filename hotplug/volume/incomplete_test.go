@@ -111,12 +111,25 @@ func TestIncomplete(t *testing.T) {
 				}
 			}
 			wantMarked(t, v, key)
-			if d := must.Get(volume.Destroy(t.Context(), volume.Destroying{Path: v.Path, Header: v.Header}))(t); d.UUID != v.UUID || d.LUKS == nil {
+			if d := destroyed(t, volume.Destroying{Path: v.Path, Header: v.Header}); d.UUID != v.UUID || d.LUKS == nil {
 				t.Errorf("%+v", d)
 			}
 			wantFiles(t, filepath.Dir(v.Path))
 		})
 	}
+}
+
+// destroyed destroys a volume. A process that another test begins has the files of this process open for a moment.
+func destroyed(t *testing.T, d volume.Destroying) *volume.Destroyed {
+	t.Helper()
+	for range 100 {
+		if out, err := volume.Destroy(t.Context(), d); !errors.Is(err, volume.ErrInUse) {
+			return must.Get(out, err)(t)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Fatal("the volume stays in use")
+	return nil
 }
 
 // wantRefusals checks that the operations on a volume refuse an incomplete one, and change nothing.
