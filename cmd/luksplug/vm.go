@@ -179,7 +179,7 @@ func (v vmAddress) openDomain(ctx context.Context, a *app) (*libvirtvm.Domain, e
 // openBare connects to the monitor of a QEMU.
 func (v vmAddress) openBare(ctx context.Context, a *app) (virtualMachine, error) {
 	address := v.qmp
-	o := vmOptions(a, address, v.repairCommand(a))
+	o := vmOptions(a, v.vmOf("").Name, v.repairCommand(a))
 	if loopback(address) {
 		o.Files = hotplug.FilesLocal
 	}
