@@ -116,12 +116,86 @@ func (a *app) setting(e reencrypt.Entry) (reencrypt.Setting, error) {
 	if err != nil {
 		return reencrypt.Setting{}, err
 	}
-	return reencrypt.Setting{
+	s := reencrypt.Setting{
 		Journal: j, Engine: a.engine(e), Store: a.laterStores(), Keys: a.define, Attached: a.uses, Log: a.log,
 		Forget: func(ctx context.Context, ref secrets.Reference, keyStore string) error {
 			return forgetSecret(ctx, a, j, e, ref, keyStore)
 		},
-	}, nil
+	}
+	if e.VM.Monitor == "" {
+		s.Refer = a.domainReferences
+	}
+	return s, nil
+}
+
+// domainReferences are the records of a disk in its libvirt domain. Each step connects to the domain again.
+type domainReferences struct {
+	app   *app
+	entry reencrypt.Entry
+	kept  string
+}
+
+func (a *app) domainReferences(ctx context.Context, e reencrypt.Entry) (reencrypt.References, error) {
+	r := domainReferences{app: a, entry: e}
+	err := r.with(ctx, func(m *libvirtvm.RecordMove) error {
+		r.kept = m.Kept()
+		return nil
+	})
+	return r, err
+}
+
+// with calls f with the records. A domain that is not defined any more has none.
+func (r domainReferences) with(ctx context.Context, f func(*libvirtvm.RecordMove) error) error {
+	err := r.app.withVMOf(ctx, r.entry.VM, func(ctx context.Context, m virtualMachine) error {
+		d, is := m.(*libvirtvm.Domain)
+		if !is {
+			return fmt.Errorf("the VM %s is no libvirt domain: name the domain", r.entry.VM.Name)
+		}
+		disk, err := attachedIn(ctx, d, r.entry.Disk)
+		if err != nil {
+			return err
+		}
+		move, err := d.MoveRecords(ctx, disk, []byte(r.entry.Source.XML), []byte(r.entry.Target.XML))
+		if err != nil {
+			return err
+		}
+		return f(move)
+	})
+	if errors.Is(err, libvirtvm.ErrNoDomain) {
+		return nil
+	}
+	return err
+}
+
+// attachedIn returns the attached disk with that target, nil if the domain is off or does not have it.
+func attachedIn(ctx context.Context, d *libvirtvm.Domain, target string) (*hotplug.AttachedDisk, error) {
+	vm, err := d.VM(ctx)
+	if errors.Is(err, libvirtvm.ErrOff) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	disks, err := vm.List(ctx)
+	for _, disk := range disks {
+		if disk.Target == target {
+			return disk, nil
+		}
+	}
+	return nil, err
+}
+
+// Kept implements [reencrypt.References].
+func (r domainReferences) Kept() string { return r.kept }
+
+// Move implements [reencrypt.References].
+func (r domainReferences) Move(ctx context.Context) error {
+	return r.with(ctx, func(m *libvirtvm.RecordMove) error { return m.Move(ctx) })
+}
+
+// MoveBack implements [reencrypt.References].
+func (r domainReferences) MoveBack(ctx context.Context) error {
+	return r.with(ctx, func(m *libvirtvm.RecordMove) error { return m.MoveBack(ctx) })
 }
 
 // laterStores returns the key stores, which are opened when a secret is looked up: a new secret may have made the first one.

@@ -15,6 +15,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/hotplug/libvirtvm"
 	"github.com/luksplug/luksplug/hotplug/reencrypt"
 	"github.com/luksplug/luksplug/secrets"
 )
@@ -238,11 +239,25 @@ func describeAttached(ctx context.Context, a *app, at vmAddress, m virtualMachin
 		return out, &hotplug.NotHeldError{Target: target, VM: out.vm.Name, Held: held}
 	}
 	out.size, out.serial = disks[i].Size, disks[i].Serial
+	if given != nil {
+		if err := checkSameDisk(given, disks[i]); err != nil {
+			return out, err
+		}
+	}
+	if d, is := m.(*libvirtvm.Domain); is {
+		recorded, err := d.Recorded(ctx, target, disks[i])
+		switch {
+		case err == nil:
+			out.xml, out.spec = recorded.XML, recorded.Spec // that of the user is not what the records are compared with
+			return out, nil
+		case !errors.Is(err, libvirtvm.ErrNoRecord):
+			return out, err
+		}
+	}
 	if out.xml == nil {
 		out.xml, err = vm.Document(ctx, target)
-		return out, err
 	}
-	return out, checkSameDisk(given, disks[i])
+	return out, err
 }
 
 // checkSameDisk refuses a document that is not that of an attached disk: the volume that it names would be destroyed in the end.
@@ -297,7 +312,9 @@ func prepareDisk(ctx context.Context, a *app, o reencryptOptions, disk attachedD
 		return nil, err
 	}
 	r.Disk, r.Size, r.VM = disk.xml, disk.size, disk.vm
-	r.Spec.Relabel = r.Spec.Relabel || disk.spec.Relabel
+	relabel := r.Spec.Relabel
+	r.Spec = disk.spec
+	r.Spec.Devices, r.Spec.Relabel = nil, relabel || disk.spec.Relabel
 	parsed, err := diskxml.ParseDisk(disk.xml)
 	if err != nil {
 		return nil, err
