@@ -115,10 +115,12 @@ type Cost struct {
 	// no holes. Exact is unset if an image could not be read, which counts as all data.
 	Data  int64
 	Exact bool
-	// Thin is set if the target stores only what the source does. Then discarding what the guest does not need makes it
-	// smaller: fstrim in the guest, if the disk passes discards on (discard='unmap'). With any other pair of layouts, fstrim
-	// changes nothing.
+	// Thin is set if the target stores only the data that QEMU sees in the source.
 	Thin bool
+	// Trim is set if fstrim in the guest, before it begins, makes a thin target smaller: if the disk passes discards on
+	// (discard='unmap'), they take data from the source. With a target that is not thin fstrim changes nothing, and
+	// neither with a raw source on a block device, all of which is data.
+	Trim bool
 	// Copied is how much the job writes. A guest that writes meanwhile adds to it.
 	Copied int64
 	// Allocation is what the target stores of the guest's disk, and Metadata what it needs in addition: the header, tables of
@@ -155,11 +157,12 @@ func EstimateCost(ctx context.Context, c Copying) (Cost, error) {
 	}
 	out := Cost{Size: c.Source.Size, Data: data, Exact: exact, Copied: c.Source.Size}
 	if c.Source.Layout.sparse() && c.Target.Layout.sparse() {
-		out.Copied, out.Thin = data, true
+		out.Copied, out.Thin, out.Trim = data, true, c.Source.trims()
 	}
 	out.Allocation = roundUp(out.Copied, max(cluster, 1))
 	if p := c.Target.Preallocation; p == volume.PreallocationFalloc || p == volume.PreallocationFull {
-		out.Allocation, out.Thin = roundUp(out.Size, max(cluster, 1)), false
+		out.Allocation = roundUp(out.Size, max(cluster, 1))
+		out.Thin, out.Trim = false, false
 	}
 	header, tables := c.Target.metadata(out.Size, out.Allocation)
 	most := roundUp(out.Size, max(cluster, 1))
@@ -293,6 +296,15 @@ func timeFor(bytes, rate int64) time.Duration {
 	return time.Duration(min(max(1, (bytes+rate-1)/rate), longest)) * time.Second
 }
 
+// trims reports whether a discard of the guest leaves less data in the source.
+func (s Source) trims() bool {
+	if len(s.Layers) == 0 || s.Layers[0].Opaque {
+		return false
+	}
+	top := s.Layers[0]
+	return top.Format == blockgraph.FormatQcow2 || top.Format == blockgraph.FormatRaw && !block(top.Path)
+}
+
 // stored returns what the files of the source take on their file systems. What is below the image stays.
 func (s Source) stored() (bytes int64) {
 	paths := []string{s.Header}
@@ -316,7 +328,7 @@ const blockUnit = 512
 func (c Cost) Fits() error {
 	for _, p := range c.Places {
 		if limit, tight := p.tightest(); tight && limit.Free < p.Need {
-			return &RoomError{Place: p, Limit: limit, Trim: c.Thin}
+			return &RoomError{Place: p, Limit: limit, Trim: c.Trim}
 		}
 	}
 	return nil

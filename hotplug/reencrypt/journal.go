@@ -485,10 +485,16 @@ func readEntry(dir *os.File, name string) (Entry, error) {
 	return decodeEntry(content)
 }
 
+// Lock is held by the process that drives a re-encryption.
+type Lock struct{ held *rundir.Lock }
+
+// Release releases the lock.
+func (l *Lock) Release() { l.held.Release() }
+
 // Lock makes this process the only one that drives a re-encryption, until the lock is released or the process ends. It waits
 // for another process until ctx ends: the error is then a [*DrivenError]. waiting is called once with the id of that process,
 // 0 if it is unknown, when the wait begins; it may be nil. The entry need not exist yet.
-func (j Journal) Lock(ctx context.Context, id string, waiting func(holder int)) (*rundir.Lock, error) {
+func (j Journal) Lock(ctx context.Context, id string, waiting func(holder int)) (*Lock, error) {
 	if !isID(id) {
 		return nil, fmt.Errorf("re-encryption %q: %w: this is no UUID in lower case", id, ErrEntry)
 	}
@@ -498,7 +504,7 @@ func (j Journal) Lock(ctx context.Context, id string, waiting func(holder int)) 
 	}
 	lock, err := rundir.TryLock(file)
 	if err == nil {
-		return lock, nil
+		return &Lock{lock}, nil
 	}
 	if !errors.Is(err, fsutil.ErrLocked) {
 		return nil, fmt.Errorf("lock the re-encryption %s: %w", id, err)
@@ -511,5 +517,8 @@ func (j Journal) Lock(ctx context.Context, id string, waiting func(holder int)) 
 	if errors.As(err, &locked) {
 		return nil, &DrivenError{id, locked.Holder, locked.Path, locked.Err}
 	}
-	return lock, err
+	if err != nil {
+		return nil, fmt.Errorf("lock the re-encryption %s: %w", id, err)
+	}
+	return &Lock{lock}, nil
 }

@@ -118,16 +118,16 @@ func placeOf(path string, n need, w Writer) (p Place, device uint64, err error) 
 	if err := errors.Join(unix.Fstat(int(dir.Fd()), &st), unix.Fstatfs(int(dir.Fd()), &all)); err != nil {
 		return p, 0, &fs.PathError{Op: "query the free space", Path: dir.Name(), Err: err}
 	}
-	unit := int64(all.Bsize)
+	unit := int64(all.Bsize) //nolint:unconvert // the types are those of the platform
 	if all.Frsize > 0 {
-		unit = int64(all.Frsize) // the unit of the counts, which differs from Bsize on NFS
+		unit = int64(all.Frsize) //nolint:unconvert // the unit of the counts, which differs from Bsize on NFS
 	}
 	free := saturated(all.Bavail, unit)
 	if p.Reserved = max(0, saturated(all.Bfree, unit)-free); w.UID == 0 {
 		free += p.Reserved
 	}
 	p.Limits = []Limit{{LimitFileSystem, free}}
-	p.addQuotas(dir, w, remote(int64(all.Type)))
+	p.addQuotas(dir, w, remote(uint32(all.Type)))
 	return p, st.Dev, nil
 }
 
@@ -140,8 +140,8 @@ func saturated(n uint64, unit int64) int64 {
 }
 
 // remote reports whether a file system's quotas are those of a server.
-func remote(magic int64) bool {
-	switch uint32(magic) {
+func remote(magic uint32) bool {
+	switch magic {
 	case unix.NFS_SUPER_MAGIC, unix.SMB_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC, unix.CEPH_SUPER_MAGIC, unix.AFS_SUPER_MAGIC, unix.FUSE_SUPER_MAGIC:
 		return true
 	}
