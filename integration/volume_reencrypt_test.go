@@ -315,3 +315,42 @@ func TestVolumeReencryptOld(t *testing.T) {
 		t.Errorf("the journal has %+v", jobs)
 	}
 }
+
+// TestVolumeReencryptDomain: of a libvirt domain the records move with the disk, so that its next start has the new volume.
+func TestVolumeReencryptDomain(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	h := newHookHost(t, "")
+	l := h.Libvirt
+	must.OK(t, os.Chmod(h.keys, 0o700))
+	d := must.Get(l.StartDomain(ctx, peer.DomainOptions{Persistent: true, SCSI: true}))(t)
+	inside(ctx, t, l, "hook", "enable", d.Name, "--yes").want(t, 0)
+	dir := shortDir(t, "")
+	old := filepath.Join(dir, "disk.img")
+	xml := writeFile(t, "sda.xml", inside(ctx, t, l, "volume", "create", "serial1", "--target", "sda", "--size", "4M", "--path", old).want(t, 0).stdout)
+	viaVirsh(ctx, t, l, d.Name, "attach", "--persistent", xml).want(t, 0)
+	viaVirsh(ctx, t, l, d.Name, "volume", "reencrypt", "sda", "--no-wait", "--speed", "64K").want(t, 0).wantStderr(t, "is bound to "+old)
+	for _, scope := range []string{"--live", "--config"} {
+		if text := metadata(ctx, l, d.Name, scope); !strings.Contains(text, old) || strings.Contains(text, "disk-r2.img") {
+			t.Errorf("before the switch, %s: %s", scope, text)
+		}
+	}
+	inside(ctx, t, l, "volume", "jobs", "sda", "--speed", "0", "--wait").want(t, 0).wantStdout(t, "disk-r2.img")
+	want := recordedDisk{"sda", "attached", "", []string{"live", "persistent"}}
+	wantRecorded(ctx, t, l, d, want)
+	for _, scope := range []string{"--live", "--config"} {
+		if text := metadata(ctx, l, d.Name, scope); strings.Contains(text, old+"'") || !strings.Contains(text, "disk-r2.img") {
+			t.Errorf("after the switch, %s: %s", scope, text)
+		}
+	}
+	inside(ctx, t, l, "volume", "jobs", "sda", "--discard-old").want(t, 0)
+	if keys := must.Get(filepath.Glob(filepath.Join(h.keys, "*.xml")))(t); len(keys) != 1 {
+		t.Errorf("secrets in the end: %v", keys)
+	}
+	virsh(ctx, t, l, "destroy", d.Name)
+	virsh(ctx, t, l, "start", d.Name)
+	wantRecorded(ctx, t, l, d, want)
+	viaVirsh(ctx, t, l, d.Name, "volume", "reencrypt", "--older-than", "1ms", "--discard-old").want(t, 0).wantStdout(t, "disk-r3.img")
+	wantRecorded(ctx, t, l, d, want)
+	viaVirsh(ctx, t, l, d.Name, "detach", "--persistent", "sda").want(t, 0)
+}
