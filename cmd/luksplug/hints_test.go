@@ -82,7 +82,7 @@ var unhinted = []error{
 	hotplug.ErrHelperProcess, hotplug.ErrHostDevice, hotplug.ErrOverlay, hotplug.ErrReservations, hotplug.ErrDiskInUse, hotplug.ErrNotRecorded,
 	hotplug.ErrWrongBackup, hotplug.ErrNotDamaged,
 	hotplug.ErrNotLUKS, hotplug.ErrNoDevice, hotplug.ErrNodeShared, hotplug.ErrManaged, hotplug.ErrForeignLayout,
-	hotplug.ErrSize, hotplug.ErrShrink, hotplug.ErrFixedSize,
+	hotplug.ErrSize, hotplug.ErrShrink, hotplug.ErrFixedSize, hotplug.ErrUncopyable,
 }
 
 // TestCauses: every cause of a refusal either has a hint or is in unhinted.

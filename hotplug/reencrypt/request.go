@@ -113,6 +113,12 @@ func Prepare(ctx context.Context, r Request) (*Prepared, error) {
 	return p, nil
 }
 
+// RecordsBirth reports whether the birth of the new data key will be known: a LUKS2 header has it, or the document of its secret.
+func (p *Prepared) RecordsBirth() bool {
+	existing := p.create.Secret.UUID != uuid.Nil || p.create.Secret.UsageType != secrets.UsageNone
+	return !existing || p.create.Existing != nil || p.create.LUKS.Version == 2
+}
+
 // source describes the present volume.
 func (p *Prepared) source(ctx context.Context, disk *blockgraph.Disk) error {
 	v := Volume{Payload: disk.Image.Source.Path, Format: disk.Image.Format, XML: string(p.request.Disk)}

@@ -39,6 +39,11 @@ const (
 	nearEndShare = 20
 )
 
+// NearEnd reports whether so little is left to copy that [Setting.Wait] has the guest's writes go to both volumes.
+func NearEnd(c *hotplug.Copy) bool {
+	return c.Done > 0 && c.Total-c.Done <= max(nearEnd, c.Total/nearEndShare)
+}
+
 // Wait waits until the volumes of an entry are in step. When little is left to copy, it has the guest's writes go to both volumes, so
 // that this is reached however much the guest writes. A copy without room is resumed again and again. ctx bounds it: the copy
 // goes on without it.
@@ -78,7 +83,7 @@ func (s Setting) Wait(ctx context.Context, w Waiting) error {
 			}
 		case hotplug.CopyRunning:
 			paused = time.Time{}
-			if left := c.Total - c.Done; !converging && c.Done > 0 && left <= max(nearEnd, c.Total/nearEndShare) {
+			if !converging && NearEnd(c) {
 				if err = s.Engine.Converge(ctx); err == nil {
 					converging = true
 				}

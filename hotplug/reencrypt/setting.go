@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
 
 	"github.com/luksplug/luksplug/blockgraph"
@@ -177,14 +178,17 @@ func (s Setting) begin(ctx context.Context, p *Prepared, e *Entry) error {
 		return err
 	}
 	keys := s.Keys
-	if p.create.Secret.UsageType != secrets.UsageNone || p.SameSecret {
-		keys = nil
+	if p.create.Secret.UUID != uuid.Nil || p.create.Secret.UsageType != secrets.UsageNone {
+		keys = nil // it exists
 	}
 	made, err := volume.Create(ctx, p.create, keys)
 	if err != nil {
 		return err
 	}
 	e.Target.Secret = secrets.Reference{Type: secrets.Passphrase, UUID: made.Secret.UUID}
+	if p.SameSecret {
+		e.Target.Secret = e.Source.Secret // which may be one without a uuid
+	}
 	if made.Store != nil {
 		e.Target.KeyStore = made.Store.String()
 	}
