@@ -1,0 +1,584 @@
+package hotplug
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug/internal/apply"
+	"github.com/luksplug/luksplug/hotplug/internal/check"
+	"github.com/luksplug/luksplug/hotplug/internal/daemon"
+	"github.com/luksplug/luksplug/hotplug/internal/host"
+	"github.com/luksplug/luksplug/hotplug/internal/image"
+	"github.com/luksplug/luksplug/hotplug/internal/inventory"
+	"github.com/luksplug/luksplug/hotplug/internal/monitor"
+	"github.com/luksplug/luksplug/hotplug/internal/remoteimage"
+	"github.com/luksplug/luksplug/hotplug/internal/rundir"
+	"github.com/luksplug/luksplug/hotplug/internal/unlock"
+	"github.com/luksplug/luksplug/internal/fsutil"
+	"github.com/luksplug/luksplug/internal/hostproc"
+	"github.com/luksplug/luksplug/qmp"
+	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/luks"
+)
+
+// IdleCopyOptions are the options of [CopyIdle]. The zero value suits most callers.
+type IdleCopyOptions struct {
+	// Log, RunDir, Recovery and OnUnlock are as in [Options].
+	Log      logrus.FieldLogger
+	RunDir   string
+	Recovery time.Duration
+	OnUnlock func(luks.Progress)
+	// From and To are what a caller may allow of either volume.
+	From, To Spec
+	// Speed bounds the copy, in bytes a second; 0 is no limit.
+	Speed int64
+	// SetSpeed changes the limit while the copy runs; nil for a limit that does not change.
+	SetSpeed <-chan int64
+	// Opened is called when both volumes are open, before the first byte is copied; nil for nothing. It marks the new volume as
+	// incomplete. An error ends the copy.
+	Opened func(ctx context.Context) error
+	// Report is called repeatedly from the first byte on, several times a second; nil for nothing.
+	Report func(IdleCopy)
+}
+
+// IdleCopy is the state of a copy by [CopyIdle].
+type IdleCopy struct {
+	// Phase is [CopyRunning], [CopyPaused] while the new volume has no room, or [CopyEnded].
+	Phase CopyPhase
+	// Done and Total are in bytes. Total is less than the size of a volume of which a part was never written.
+	Done, Total int64
+	// Speed is the limit in bytes a second, 0 for none.
+	Speed int64
+	// Err is why the copy is paused, nil otherwise.
+	Err error
+}
+
+// CopyError reports that a copy by [CopyIdle] has ended before its end. The old volume is unchanged and complete, the new one is
+// not complete.
+type CopyError struct {
+	// Target is the disk's target.
+	Target string
+	// Err is the first error.
+	Err error
+}
+
+func (e *CopyError) Error() string {
+	return fmt.Sprintf("disk %s was not copied: %v; the old volume is complete and as it was, and the new one is incomplete", e.Target, e.Err)
+}
+
+// Unwrap returns e.Err.
+func (e *CopyError) Unwrap() error { return e.Err }
+
+// CopyIdle copies the volume of a disk that no VM has to another volume of the same size: the content that a guest would see, from
+// the disk from to the disk to. It returns when the copy is complete and synced. A storage daemon copies (blockdev-mirror of
+// QEMU's QMP reference), as [VM.StartCopy] has the VM's QEMU do it, and ends with this process. LUKS volumes are unlocked in
+// this process, except for those inside of qcow2 images. How a guest would use the disks does not matter: whether they can be
+// written, are transient or copy on read, and their limits.
+//
+// Meanwhile other QEMUs, and luksplug, can write neither volume: the storage daemon and this process have QEMU's locks on
+// the images, and notes on this host name the headers.
+//
+// While the new volume has no room, the copy is paused; it goes on by itself once there is some. ctx ends it.
+//
+// Before the first byte is copied the errors are those of an attach, with the causes [ErrImageInUse] for a volume that is attached
+// or open, [ErrSize], and [ErrUncopyable]; and that of Opened. Later ones are a [*CopyError]. A [*LeftBehindError] wraps
+// either if the storage daemon could not be ended.
+func CopyIdle(ctx context.Context, from, to *blockgraph.Disk, store secrets.Store, options IdleCopyOptions) error {
+	c, err := newIdleCopy(from, to, store, options)
+	if err != nil {
+		return err
+	}
+	if err := c.dir.Base.RemoveCopies(ctx); err != nil {
+		c.host.Entry(c.target).Warnf("what an interrupted copy has left cannot be removed: %v", err)
+	}
+	return c.cleanUp(ctx, c.run(ctx))
+}
+
+// idleCopy is one run of [CopyIdle].
+type idleCopy struct {
+	target   string
+	from, to *idleVolume
+	host     *host.Host
+	dir      rundir.VM
+	store    secrets.Store
+	options  IdleCopyOptions
+}
+
+// idleVolume is one of the two volumes: an instance of the disk, see [blockgraph.OtherInstance].
+type idleVolume struct {
+	disk     blockgraph.Disk // named by the instance
+	instance string
+	spec     Spec
+	checks   []check.Check
+	graph    *blockgraph.Graph
+}
+
+func newIdleCopy(from, to *blockgraph.Disk, store secrets.Store, options IdleCopyOptions) (*idleCopy, error) {
+	if err := CheckTarget(from.Target); err != nil {
+		return nil, err
+	}
+	c := &idleCopy{target: from.Target, store: store, options: options}
+	c.from = &idleVolume{disk: *from, instance: from.Target, spec: options.From, checks: check.IdleSource()}
+	c.to = &idleVolume{disk: *to, instance: blockgraph.OtherInstance(from.Target), spec: options.To, checks: check.IdleTarget()}
+	base, err := rundir.BaseOf(options.RunDir)
+	if err != nil {
+		return nil, err
+	}
+	process, err := hostproc.ProcessOf(os.Getpid())
+	if err != nil {
+		return nil, err
+	}
+	info, err := host.LookUpProcess(process.PID)
+	if err != nil {
+		return nil, err
+	}
+	c.dir = base.Copy(process)
+	c.host = host.New("", options.Log)
+	c.host.Name, c.host.Local, c.host.Run = fmt.Sprintf("luksplug itself (process %d copies it)", process.PID), true, options.RunDir
+	c.host.FindID = func(context.Context) (string, error) { return c.dir.ID, nil }
+	c.host.FindProcess = func(context.Context) (*host.Process, error) { return info, nil }
+	if options.Recovery != 0 {
+		c.host.Recovery = options.Recovery
+	}
+	for _, v := range []*idleVolume{c.from, c.to} {
+		if err := c.plan(v); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+// plan builds the graph of a volume, without what only a guest needs.
+func (c *idleCopy) plan(v *idleVolume) error {
+	if v.disk.Empty || v.disk.Image.Source.Kind == blockgraph.SourceVHostUser {
+		return &PreflightError{Target: c.target, Cause: ErrUncopyable, Reason: "it has no image that a storage daemon could open"}
+	}
+	v.disk.Transient, v.disk.CopyOnRead, v.disk.ReadOnly = false, false, v == c.from
+	if v == c.to {
+		// Parts that are zero in the old volume need no space then, if the new one shows them as they are stored.
+		v.disk.Driver.Discard = "unmap"
+	}
+	graph, err := blockgraph.BuildCopy(&v.disk, v.instance, c.unlock())
+	if err != nil {
+		return err
+	}
+	if len(graph.Files) > 0 {
+		return &PreflightError{Target: c.target, Cause: ErrUncopyable, Reason: "a storage daemon takes no descriptors, and so no vhostvdpa device"}
+	}
+	if len(graph.Headers) > 0 {
+		if err := c.dir.Base.Check(); err != nil {
+			return &PreflightError{Target: c.target, Cause: ErrHelperProcess, Reason: "no header can be handed to a storage daemon", Err: err}
+		}
+	}
+	if v == c.from {
+		readOnly(graph)
+	}
+	v.graph, v.disk.Target = graph, v.instance
+	return nil
+}
+
+// readOnly has all nodes of a graph opened read-only. A disk's own nodes decide that by the node above them: QEMU would lock a qcow2
+// payload of a LUKS volume against this process's lock.
+func readOnly(graph *blockgraph.Graph) {
+	for i, n := range graph.Nodes {
+		if !slices.ContainsFunc(graph.Headers, func(h blockgraph.EphemeralHeader) bool { return h.Node == n.Name }) {
+			graph.Nodes[i].Options = n.Options.With("read-only", true)
+		}
+	}
+}
+
+// unlock tells how both volumes are opened. A storage daemon has no descriptor sets: it gets headers as files.
+func (c *idleCopy) unlock() blockgraph.Unlock {
+	return blockgraph.Unlock{Method: blockgraph.MethodEphemeralHeader, Dir: c.headers().HandOver()}
+}
+
+// headers is the part of the directory for the headers, and daemon that for the storage daemon, which has to be empty.
+func (c *idleCopy) headers() rundir.Disk { return c.dir.Disk(blockgraph.OtherInstance(c.target)) }
+func (c *idleCopy) daemon() string       { return c.dir.Disk(c.target).HandOver() }
+
+// run makes the copy. What it leaves on the host is removed by cleanUp.
+func (c *idleCopy) run(ctx context.Context) error {
+	unlock, err := c.unused()
+	defer unlock()
+	if err != nil {
+		return err
+	}
+	for _, v := range []*idleVolume{c.from, c.to} {
+		if err := c.note(ctx, v); err != nil {
+			return err
+		}
+	}
+	d, err := c.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer fsutil.CloseRead(d)
+	job := idleJob{idleCopy: c, daemon: apply.StorageDaemon{Daemon: d}}
+	if err := job.checkSize(ctx); err != nil {
+		return err
+	}
+	if c.options.Opened != nil {
+		if err := c.options.Opened(ctx); err != nil {
+			return err
+		}
+	}
+	err = job.run(ctx)
+	if err == nil {
+		err = d.Stop(ctx)
+	}
+	if err == nil {
+		err = c.sync()
+	}
+	if err != nil {
+		return &CopyError{Target: c.target, Err: err}
+	}
+	return nil
+}
+
+// cleanUp ends the storage daemon, if it still runs, and removes the directory. A daemon that has not ended by now has nothing
+// to keep: the new volume is not complete.
+func (c *idleCopy) cleanUp(ctx context.Context, cause error) error {
+	after, cancel := c.host.Recovering(ctx)
+	defer cancel()
+	if err := errors.Join(daemon.Abort(after, c.daemon()), c.dir.Gone(after)); err != nil {
+		return &LeftBehindError{Target: c.target, Left: []string{"the storage daemon or directory in " + c.dir.Path()},
+			Remedy: "the next copy of a volume removes it", Err: errors.Join(cause, err)}
+	}
+	return cause
+}
+
+// files returns the images of a volume on this host that are not only read: all of the top layer.
+func (v *idleVolume) files() []string {
+	var out []string
+	images := []*blockgraph.Image{&v.disk.Image, v.disk.Image.DataStore, v.disk.Header()}
+	for _, i := range images {
+		if i != nil && (i.Source.Kind == blockgraph.SourceFile || i.Source.Kind == blockgraph.SourceBlock) {
+			out = append(out, i.Source.Path)
+		}
+	}
+	return out
+}
+
+// unused refuses volumes that are in use, and locks the old one against writers: a storage daemon that only reads a raw image
+// keeps no one away. release is never nil.
+func (c *idleCopy) unused() (release func(), err error) {
+	var locked []*os.File
+	release = func() {
+		for _, f := range locked {
+			fsutil.CloseRead(f)
+		}
+	}
+	uses, err := c.dir.Base.Uses()
+	if err != nil {
+		return release, err
+	}
+	refuse := func(err error, format string, args ...any) error {
+		return &PreflightError{Target: c.target, Cause: ErrImageInUse, Reason: fmt.Sprintf(format, args...), Err: err}
+	}
+	for _, v := range []*idleVolume{c.from, c.to} {
+		for _, u := range uses {
+			if u.Payload == v.disk.Image.Source.String() || slices.ContainsFunc(v.files(), func(path string) bool { return image.SameFile(u.Payload, path) || image.SameFile(u.Header, path) }) {
+				return release, refuse(nil, "the volume %s is in use as disk %s of %s: detach it there first", v.disk.Image.Source, u.Target, u.VM)
+			}
+		}
+		for _, path := range v.files() {
+			err := image.CheckLock(path, image.ReadWrite)
+			if errors.Is(err, image.ErrLocked) {
+				return release, refuse(err, "the image %s is in use: end its other use", path)
+			}
+			if err == nil {
+				err = image.CheckUnheld(path)
+			}
+			if errors.Is(err, image.ErrHeld) {
+				return release, refuse(err, "the image %s is in use: end its other use", path)
+			}
+			if err != nil {
+				return release, &PreflightError{Target: c.target, Cause: ErrImageUnusable, Reason: "the image " + path + " cannot be used", Err: err}
+			}
+			if v == c.to && slices.ContainsFunc(c.from.files(), func(other string) bool { return image.SameFile(other, path) }) {
+				return release, refuse(nil, "the image %s is that of both volumes", path)
+			}
+			if v == c.to {
+				continue // the storage daemon locks it
+			}
+			f, err := image.LockForReading(path)
+			if err != nil {
+				return release, &PreflightError{Target: c.target, Cause: ErrImageUnusable, Reason: "the image " + path + " cannot be locked", Err: err}
+			}
+			locked = append(locked, f)
+		}
+	}
+	return release, nil
+}
+
+// note writes the note of a volume, so that no other run of luksplug attaches its header or changes the volume.
+func (c *idleCopy) note(ctx context.Context, v *idleVolume) error {
+	uuid := ""
+	if h := unlock.HeaderOf(ctx, c.host, &v.disk); h != nil {
+		uuid = h.UUID
+	}
+	n, err := c.host.Note(ctx, &v.disk, blockgraph.MethodEphemeralHeader, uuid)
+	if err != nil {
+		return err
+	}
+	dir, err := c.host.Dir(ctx)
+	if err != nil {
+		return err
+	}
+	return dir.WriteNote(n)
+}
+
+// open checks both volumes, looks their secrets up, and opens them in a storage daemon. The caller closes that.
+func (c *idleCopy) open(ctx context.Context) (_ *daemon.Daemon, err error) {
+	var values []*unlock.Values
+	defer func() {
+		for _, v := range values {
+			v.Wipe()
+		}
+	}()
+	for _, v := range []*idleVolume{c.from, c.to} {
+		found, err := c.resolve(ctx, v)
+		if err != nil {
+			return nil, err
+		}
+		values = append(values, found)
+	}
+	user, err := c.host.User(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := c.headers().MakeHandOver(user); err != nil {
+		return nil, err
+	}
+	d, err := daemon.Start(ctx, daemon.Options{Dir: c.daemon(), Owner: c.dir.Process, Tied: true})
+	if err != nil {
+		return nil, &PreflightError{Target: c.target, Cause: ErrHelperProcess, Reason: "the storage daemon does not start", Err: err}
+	}
+	for i, v := range []*idleVolume{c.from, c.to} {
+		if err := c.openIn(ctx, d, v.graph, values[i], user); err != nil {
+			fsutil.CloseRead(d)
+			return nil, err
+		}
+	}
+	return d, nil
+}
+
+// openIn opens a volume in the storage daemon. Its header is a file only meanwhile.
+func (c *idleCopy) openIn(ctx context.Context, d *daemon.Daemon, graph *blockgraph.Graph, values *unlock.Values, user hostproc.Credential) error {
+	remove, err := values.HandOver(graph, user)
+	defer remove()
+	if err != nil {
+		return err
+	}
+	return apply.OpenInDaemon(ctx, d, graph, values)
+}
+
+// resolve checks a volume, and looks its secrets up.
+func (c *idleCopy) resolve(ctx context.Context, v *idleVolume) (*unlock.Values, error) {
+	images := &remoteimage.Opener{Host: c.host, Store: c.store, Target: v.instance}
+	defer images.Close(ctx)
+	var searches image.Searches
+	defer searches.Wait()
+	found, err := check.Run(ctx, &check.Candidate{
+		Host: c.host, State: &inventory.State{}, Disk: &v.disk, Plan: v.graph.Plan(), Unlock: c.unlock(),
+		Spec: v.spec, Images: images, Store: c.store, Searches: &searches,
+	}, v.checks)
+	if err != nil {
+		return nil, c.named(err)
+	}
+	for _, w := range found.AllWarnings() {
+		c.host.Entry(c.target).Warn(w)
+	}
+	values, err := unlock.Resolve(ctx, v.graph, c.store, unlock.ToStorageDaemon(), unlock.Unlocker{Open: images.Open, Progress: c.options.OnUnlock})
+	return values, c.named(err)
+}
+
+// named names the disk's target in an error about an instance.
+func (c *idleCopy) named(err error) error {
+	if refused := (*PreflightError)(nil); errors.As(err, &refused) {
+		refused.Target = c.target
+	}
+	if secret := (*SecretError)(nil); errors.As(err, &secret) {
+		secret.Target = c.target
+	}
+	return err
+}
+
+// sync syncs the images of the new volume that are on this host. The storage daemon has flushed them, unless the disk's cache mode
+// forbids that.
+func (c *idleCopy) sync() error {
+	for _, path := range c.to.files() {
+		f, err := image.Open(path, os.O_RDWR)
+		if err != nil {
+			return err
+		}
+		err = f.Sync()
+		fsutil.CloseRead(f)
+		if err != nil {
+			return fmt.Errorf("sync %s: %w", path, err)
+		}
+	}
+	return nil
+}
+
+// idleJob is the job of the storage daemon.
+type idleJob struct {
+	*idleCopy
+	daemon apply.StorageDaemon
+}
+
+// checkSize refuses volumes of different sizes.
+func (j idleJob) checkSize(ctx context.Context) error {
+	state, err := inventory.Nodes(ctx, j.daemon)
+	if err != nil {
+		return err
+	}
+	var sizes []int64
+	for _, v := range []*idleVolume{j.from, j.to} {
+		n := state.Node(v.graph.Top().Name)
+		if n == nil {
+			return fmt.Errorf("the storage daemon has no node %s, which it reported as added", v.graph.Top().Name)
+		}
+		sizes = append(sizes, n.Image.VirtualSize)
+	}
+	if sizes[0] != sizes[1] {
+		return &PreflightError{Target: j.target, Cause: ErrSize, Reason: fmt.Sprintf("the new volume has %d bytes for a guest, and the old one %d: a copy needs the same size", sizes[1], sizes[0])}
+	}
+	return nil
+}
+
+// The times of a copy.
+const (
+	idlePoll   = 100 * time.Millisecond // between two queries
+	idleResume = time.Second            // from a pause to the next attempt
+)
+
+// run starts the job and waits until it has copied all.
+func (j idleJob) run(ctx context.Context) error {
+	if _, err := j.daemon.Execute(ctx, mirror(j.target, j.from.graph.Top().Name, j.to.graph.Top().Name, j.options.Speed)); err != nil {
+		return j.explain(err)
+	}
+	poll := time.NewTicker(idlePoll)
+	defer poll.Stop()
+	var pause idlePause
+	completing, speeds := false, j.options.SetSpeed
+	for {
+		found, err := readJob(ctx, j.daemon, j.target)
+		if err != nil {
+			return j.explain(err)
+		}
+		now := newCopy(nil, found)
+		if now.Phase == CopyEnded {
+			return j.ended(now, completing)
+		}
+		resume := pause.see(now)
+		if !pause.told && pause.err != nil {
+			pause.told = true
+			j.host.Entry(j.target).Warnf("the copy is paused: %v", pause.err)
+		}
+		j.report(now, pause)
+		switch {
+		case resume:
+			j.host.Entry(j.target).Debug("the copy is tried again")
+			err = j.command(ctx, "block-job-resume", "device")
+		case now.ready && found.Status == "ready" && !completing:
+			completing = true
+			err = j.command(ctx, "job-complete", "id")
+		}
+		if err != nil {
+			return j.explain(err)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-poll.C:
+		case speed, open := <-speeds:
+			if !open {
+				speeds = nil
+				continue
+			}
+			if err := j.command(ctx, "block-job-set-speed", "device", qmp.Member{Name: "speed", Value: speed}); err != nil {
+				return j.explain(err)
+			}
+		}
+	}
+}
+
+// command sends a command about the job, which the argument named by names.
+func (j idleJob) command(ctx context.Context, name, by string, more ...qmp.Member) error {
+	_, err := j.daemon.Execute(ctx, qmp.Command{Execute: name, Arguments: append(qmp.Object{{Name: by, Value: copyJob(j.target)}}, more...)})
+	return err
+}
+
+// errDaemonEnded reports that the storage daemon has ended by itself.
+var errDaemonEnded = errors.New("the storage daemon that copied it has ended, such as by a signal")
+
+// explain returns the error of a command of the job.
+func (j idleJob) explain(err error) error {
+	if monitor.Lost(err) {
+		return fmt.Errorf("%w: %w", errDaemonEnded, err)
+	}
+	return err
+}
+
+// errNotAll reports that a job has ended too early, and without an error.
+var errNotAll = errors.New("the storage daemon has ended the copy before all was copied")
+
+// ended reports the end of the job. It has copied all if it was complete before.
+func (j idleJob) ended(c *Copy, completing bool) error {
+	if c.Err == nil && !completing {
+		c.Err = errNotAll
+	}
+	if c.Err == nil {
+		j.report(c, idlePause{})
+	}
+	return c.Err
+}
+
+// report calls the caller's Report.
+func (j idleJob) report(c *Copy, pause idlePause) {
+	if j.options.Report == nil {
+		return
+	}
+	now := IdleCopy{Phase: CopyRunning, Done: c.Done, Total: c.Total, Speed: c.Speed}
+	switch {
+	case !pause.since.IsZero():
+		now.Phase, now.Err = CopyPaused, pause.err
+	case c.Phase == CopyEnded:
+		now.Phase = CopyEnded
+	}
+	j.options.Report(now)
+}
+
+// idlePause is a pause of the copy: from the first time that it has no room until it has copied more. The job runs for a moment
+// after each attempt to resume it.
+type idlePause struct {
+	since   time.Time // zero for none
+	attempt time.Time // the last one
+	done    int64
+	err     error
+	told    bool // by a warning
+}
+
+// see takes the state of the job, and reports whether it has to be resumed now.
+func (p *idlePause) see(c *Copy) (resume bool) {
+	now := time.Now()
+	switch {
+	case c.Phase != CopyPaused && !p.since.IsZero() && (c.Done > p.done || c.ready):
+		*p = idlePause{}
+	case c.Phase != CopyPaused:
+	case p.since.IsZero():
+		*p = idlePause{since: now, attempt: now, done: c.Done, err: c.Err}
+	case now.Sub(p.attempt) >= idleResume:
+		p.attempt, p.done = now, c.Done
+		return true
+	}
+	return false
+}
