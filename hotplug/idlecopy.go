@@ -158,7 +158,7 @@ func newIdleCopy(from, to *blockgraph.Disk, store secrets.Store, options IdleCop
 // plan builds the graph of a volume, without what only a guest needs.
 func (c *idleCopy) plan(v *idleVolume) error {
 	if v.disk.Empty || v.disk.Image.Source.Kind == blockgraph.SourceVHostUser {
-		return &PreflightError{Target: c.target, Cause: ErrUncopyable, Reason: "it has no image that a storage daemon could open"}
+		return c.refuse(ErrUncopyable, nil, "it has no image that a storage daemon could open")
 	}
 	v.disk.Transient, v.disk.CopyOnRead, v.disk.ReadOnly = false, false, v == c.from
 	if v == c.to {
@@ -170,11 +170,11 @@ func (c *idleCopy) plan(v *idleVolume) error {
 		return err
 	}
 	if len(graph.Files) > 0 {
-		return &PreflightError{Target: c.target, Cause: ErrUncopyable, Reason: "a storage daemon takes no descriptors, and so no vhostvdpa device"}
+		return c.refuse(ErrUncopyable, nil, "a storage daemon takes no descriptors, and so no vhostvdpa device")
 	}
 	if len(graph.Headers) > 0 {
 		if err := c.dir.Base.Check(); err != nil {
-			return &PreflightError{Target: c.target, Cause: ErrHelperProcess, Reason: "no header can be handed to a storage daemon", Err: err}
+			return c.refuse(ErrHelperProcess, err, "no header can be handed to a storage daemon")
 		}
 	}
 	if v == c.from {
@@ -254,10 +254,13 @@ func (c *idleCopy) cleanUp(ctx context.Context, cause error) error {
 	return cause
 }
 
-// files returns the images of a volume on this host that are not only read: all of the top layer.
-func (v *idleVolume) files() []string {
+// files returns the images of a layer that are on this host.
+func files(layer *blockgraph.Image) []string {
+	images := []*blockgraph.Image{layer, layer.DataStore}
+	if layer.Encryption != nil {
+		images = append(images, layer.Encryption.Header)
+	}
 	var out []string
-	images := []*blockgraph.Image{&v.disk.Image, v.disk.Image.DataStore, v.disk.Header()}
 	for _, i := range images {
 		if i != nil && (i.Source.Kind == blockgraph.SourceFile || i.Source.Kind == blockgraph.SourceBlock) {
 			out = append(out, i.Source.Path)
@@ -266,56 +269,70 @@ func (v *idleVolume) files() []string {
 	return out
 }
 
-// unused refuses volumes that are in use, and locks the old one against writers: a storage daemon that only reads a raw image
-// keeps no one away. release is never nil.
+// unused refuses volumes that are in use, and locks the old one against writers, with all layers: a storage daemon that only reads
+// a raw image keeps no one away. release is never nil.
 func (c *idleCopy) unused() (release func(), err error) {
-	var locked []*os.File
+	var locks []func()
 	release = func() {
-		for _, f := range locked {
-			fsutil.CloseRead(f)
+		for _, unlock := range locks {
+			unlock()
 		}
 	}
 	uses, err := c.dir.Base.Uses()
 	if err != nil {
 		return release, err
 	}
-	refuse := func(err error, format string, args ...any) error {
-		return &PreflightError{Target: c.target, Cause: ErrImageInUse, Reason: fmt.Sprintf(format, args...), Err: err}
-	}
 	for _, v := range []*idleVolume{c.from, c.to} {
 		for _, u := range uses {
-			if u.Payload == v.disk.Image.Source.String() || slices.ContainsFunc(v.files(), func(path string) bool { return image.SameFile(u.Payload, path) || image.SameFile(u.Header, path) }) {
-				return release, refuse(nil, "the volume %s is in use as disk %s of %s: detach it there first", v.disk.Image.Source, u.Target, u.VM)
+			if v.usedBy(u) {
+				return release, c.refuse(ErrImageInUse, nil, "the volume %s is in use as disk %s of %s: detach it there first", v.disk.Image.Source, u.Target, u.VM)
 			}
 		}
-		for _, path := range v.files() {
-			err := image.CheckLock(path, image.ReadWrite)
-			if errors.Is(err, image.ErrLocked) {
-				return release, refuse(err, "the image %s is in use: end its other use", path)
+		for _, path := range files(&v.disk.Image) {
+			if err := c.checkUnused(path); err != nil {
+				return release, err
 			}
-			if err == nil {
-				err = image.CheckUnheld(path)
+		}
+	}
+	for _, layer := range c.from.disk.Layers() {
+		for _, path := range files(layer) {
+			if slices.ContainsFunc(files(&c.to.disk.Image), func(other string) bool { return image.SameFile(other, path) }) {
+				return release, c.refuse(ErrImageInUse, nil, "the image %s is one of the old volume and of the new one", path)
 			}
-			if errors.Is(err, image.ErrHeld) {
-				return release, refuse(err, "the image %s is in use: end its other use", path)
-			}
+			unlock, err := image.LockForReading(path)
 			if err != nil {
-				return release, &PreflightError{Target: c.target, Cause: ErrImageUnusable, Reason: "the image " + path + " cannot be used", Err: err}
+				return release, c.refuse(ErrImageUnusable, err, "the image %s cannot be used", path)
 			}
-			if v == c.to && slices.ContainsFunc(c.from.files(), func(other string) bool { return image.SameFile(other, path) }) {
-				return release, refuse(nil, "the image %s is that of both volumes", path)
-			}
-			if v == c.to {
-				continue // the storage daemon locks it
-			}
-			f, err := image.LockForReading(path)
-			if err != nil {
-				return release, &PreflightError{Target: c.target, Cause: ErrImageUnusable, Reason: "the image " + path + " cannot be locked", Err: err}
-			}
-			locked = append(locked, f)
+			locks = append(locks, unlock)
 		}
 	}
 	return release, nil
+}
+
+// usedBy reports whether an attached disk has the volume, or its header.
+func (v *idleVolume) usedBy(u Use) bool {
+	return u.Payload == v.disk.Image.Source.String() || slices.ContainsFunc(files(&v.disk.Image), func(path string) bool {
+		return image.SameFile(u.Payload, path) || image.SameFile(u.Header, path)
+	})
+}
+
+// checkUnused refuses an image that a QEMU has open, also one that only reads it, or the kernel.
+func (c *idleCopy) checkUnused(path string) error {
+	err := image.CheckLock(path, image.ReadWrite)
+	if err == nil {
+		err = image.CheckUnheld(path)
+	}
+	switch {
+	case errors.Is(err, image.ErrLocked), errors.Is(err, image.ErrHeld):
+		return c.refuse(ErrImageInUse, err, "the image %s is in use: end its other use", path)
+	case err != nil:
+		return c.refuse(ErrImageUnusable, err, "the image %s cannot be used", path)
+	}
+	return nil
+}
+
+func (c *idleCopy) refuse(cause, err error, format string, args ...any) error {
+	return &PreflightError{Target: c.target, Cause: cause, Reason: fmt.Sprintf(format, args...), Err: err}
 }
 
 // note writes the note of a volume, so that no other run of luksplug attaches its header or changes the volume.
@@ -359,7 +376,7 @@ func (c *idleCopy) open(ctx context.Context) (_ *daemon.Daemon, err error) {
 	}
 	d, err := daemon.Start(ctx, daemon.Options{Dir: c.daemon(), Owner: c.dir.Process, Tied: true})
 	if err != nil {
-		return nil, &PreflightError{Target: c.target, Cause: ErrHelperProcess, Reason: "the storage daemon does not start", Err: err}
+		return nil, c.refuse(ErrHelperProcess, err, "the storage daemon does not start")
 	}
 	for i, v := range []*idleVolume{c.from, c.to} {
 		if err := c.openIn(ctx, d, v.graph, values[i], user); err != nil {
@@ -414,7 +431,7 @@ func (c *idleCopy) named(err error) error {
 // sync syncs the images of the new volume that are on this host. The storage daemon has flushed them, unless the disk's cache mode
 // forbids that.
 func (c *idleCopy) sync() error {
-	for _, path := range c.to.files() {
+	for _, path := range files(&c.to.disk.Image) {
 		f, err := image.Open(path, os.O_RDWR)
 		if err != nil {
 			return err
@@ -449,7 +466,7 @@ func (j idleJob) checkSize(ctx context.Context) error {
 		sizes = append(sizes, n.Image.VirtualSize)
 	}
 	if sizes[0] != sizes[1] {
-		return &PreflightError{Target: j.target, Cause: ErrSize, Reason: fmt.Sprintf("the new volume has %d bytes for a guest, and the old one %d: a copy needs the same size", sizes[1], sizes[0])}
+		return j.refuse(ErrSize, nil, "the new volume has %d bytes for a guest, and the old one %d: a copy needs the same size", sizes[1], sizes[0])
 	}
 	return nil
 }

@@ -467,14 +467,21 @@ func TestIdleCopySpeed(t *testing.T) {
 	if reports < 5 {
 		t.Errorf("it took %d reports", reports)
 	}
-	const size, limit = 64 << 20, 32 << 20
-	large := func(content byte) *blockgraph.Disk {
-		return parse(t, "vdb", "raw", must.File(t, bytes.Repeat([]byte{content}, size)), "")
+	const size, limit = 64 << 20, 16 << 20
+	memory := must.Dir(t, "/dev/shm")
+	large := func(name string) *blockgraph.Disk {
+		path := filepath.Join(memory, name)
+		must.Write(t, path, bytes.Repeat([]byte(name), size/len(name)))
+		return parse(t, "vdb", "raw", path, "")
 	}
-	took := func(speed int64) time.Duration {
-		begin := time.Now()
-		must.OK(t, hotplug.CopyIdle(bounded(t), large(1), large(2), none, hotplug.IdleCopyOptions{RunDir: run, Speed: speed}))
-		return time.Since(begin)
+	took := func(speed int64) (d time.Duration) {
+		var begin time.Time
+		must.OK(t, hotplug.CopyIdle(bounded(t), large("from"), large("into"), none, hotplug.IdleCopyOptions{
+			RunDir: run, Speed: speed,
+			Opened: func(context.Context) error { begin = time.Now(); return nil },
+			Report: func(hotplug.IdleCopy) { d = time.Since(begin) },
+		}))
+		return d
 	}
 	if limited, free := took(limit), took(0); limited < 2*free {
 		t.Errorf("%s with a limit, and %s without one", limited, free)
