@@ -82,8 +82,8 @@ func (e *CopyError) Unwrap() error { return e.Err }
 // this process, except for those inside of qcow2 images. How a guest would use the disks does not matter: whether they can be
 // written, are transient or copy on read, and their limits.
 //
-// Meanwhile other QEMUs, and luksplug, can write neither volume: the storage daemon and this process have QEMU's locks on
-// the images, and notes on this host name the headers.
+// Meanwhile neither other QEMUs nor luksplug can write the volumes: the storage daemon and this process have QEMU's locks on
+// the images, and notes on this host name the headers. A disk that only reads the old volume is not kept away.
 //
 // While the new volume has no room, the copy is paused; it goes on by itself once there is some. ctx ends it.
 //
@@ -479,6 +479,10 @@ const (
 
 // run starts the job and waits until it has copied all.
 func (j idleJob) run(ctx context.Context) error {
+	// Each event is a reason to query the job at once, and nothing more: one that is lost costs a moment.
+	events := j.daemon.Daemon.Client().Subscribe("JOB_STATUS_CHANGE")
+	defer events.Close()
+	changes := events.Events()
 	if _, err := j.daemon.Execute(ctx, mirror(j.target, j.from.graph.Top().Name, j.to.graph.Top().Name, j.options.Speed)); err != nil {
 		return j.explain(err)
 	}
@@ -516,6 +520,10 @@ func (j idleJob) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-poll.C:
+		case _, open := <-changes:
+			if !open {
+				changes = nil // the next query fails if the daemon has ended
+			}
 		case speed, open := <-speeds:
 			if !open {
 				speeds = nil
