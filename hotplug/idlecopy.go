@@ -77,7 +77,7 @@ func (e *CopyError) Error() string {
 func (e *CopyError) Unwrap() error { return e.Err }
 
 // CopyIdle copies the volume of a disk that no VM has to another volume of the same size: the content that a guest would see, from
-// the disk from to the disk to. It returns when the copy is complete and synced. A storage daemon copies (blockdev-mirror of
+// the disk from to the disk to, whose target does not matter. It returns when the copy is complete and synced. A storage daemon copies (blockdev-mirror of
 // QEMU's QMP reference), as [VM.StartCopy] has the VM's QEMU do it, and ends with this process. LUKS volumes are unlocked in
 // this process, except for those inside of qcow2 images. How a guest would use the disks does not matter: whether they can be
 // written, are transient or copy on read, and their limits.
@@ -205,9 +205,9 @@ func (c *idleCopy) daemon() string       { return c.dir.Disk(c.target).HandOver(
 
 // run makes the copy. What it leaves on the host is removed by cleanUp.
 func (c *idleCopy) run(ctx context.Context) error {
-	unlock, err := c.unused()
-	defer unlock()
-	if err != nil {
+	var locks idleLocks
+	defer locks.release()
+	if err := c.lock(&locks); err != nil {
 		return err
 	}
 	for _, v := range []*idleVolume{c.from, c.to} {
@@ -215,7 +215,10 @@ func (c *idleCopy) run(ctx context.Context) error {
 			return err
 		}
 	}
-	d, err := c.open(ctx)
+	if err := c.unnoted(); err != nil {
+		return err
+	}
+	d, err := c.open(ctx, &locks)
 	if err != nil {
 		return err
 	}
@@ -229,6 +232,7 @@ func (c *idleCopy) run(ctx context.Context) error {
 			return err
 		}
 	}
+	locks.to.release()
 	err = job.run(ctx)
 	if err == nil {
 		err = d.Stop(ctx)
@@ -269,44 +273,95 @@ func files(layer *blockgraph.Image) []string {
 	return out
 }
 
-// unused refuses volumes that are in use, and locks the old one against writers, with all layers: a storage daemon that only reads
-// a raw image keeps no one away. release is never nil.
-func (c *idleCopy) unused() (release func(), err error) {
-	var locks []func()
-	release = func() {
-		for _, unlock := range locks {
-			unlock()
-		}
+// idleLocks are this process's locks on the images. The storage daemon that only reads the old volume would not keep writers from a
+// plain image; the new one it locks itself as soon as it may write it.
+type idleLocks struct{ from, to releases }
+
+type releases []func()
+
+func (r *releases) release() {
+	for _, unlock := range *r {
+		unlock()
 	}
+	*r = nil
+}
+
+func (l *idleLocks) release() {
+	l.from.release()
+	l.to.release()
+}
+
+// lock refuses volumes that are in use, and locks the old one against writers, with all layers.
+func (c *idleCopy) lock(locks *idleLocks) error {
 	uses, err := c.dir.Base.Uses()
 	if err != nil {
-		return release, err
+		return err
 	}
 	for _, v := range []*idleVolume{c.from, c.to} {
 		for _, u := range uses {
 			if v.usedBy(u) {
-				return release, c.refuse(ErrImageInUse, nil, "the volume %s is in use as disk %s of %s: detach it there first", v.disk.Image.Source, u.Target, u.VM)
+				return c.inUse(v, u.Target, u.VM)
 			}
 		}
 		for _, path := range files(&v.disk.Image) {
 			if err := c.checkUnused(path); err != nil {
-				return release, err
+				return err
 			}
 		}
 	}
+	newer := files(&c.to.disk.Image)
 	for _, layer := range c.from.disk.Layers() {
 		for _, path := range files(layer) {
-			if slices.ContainsFunc(files(&c.to.disk.Image), func(other string) bool { return image.SameFile(other, path) }) {
-				return release, c.refuse(ErrImageInUse, nil, "the image %s is one of the old volume and of the new one", path)
+			if slices.ContainsFunc(newer, func(other string) bool { return image.SameFile(other, path) }) {
+				return c.refuse(ErrImageInUse, nil, "the image %s is one of the old volume and of the new one", path)
 			}
-			unlock, err := image.LockForReading(path)
-			if err != nil {
-				return release, c.refuse(ErrImageUnusable, err, "the image %s cannot be used", path)
+			if err := c.lockFile(&locks.from, path); err != nil {
+				return err
 			}
-			locks = append(locks, unlock)
 		}
 	}
-	return release, nil
+	return nil
+}
+
+// lockNew locks the new volume, after the checks, which would find the lock.
+func (c *idleCopy) lockNew(locks *idleLocks) error {
+	for _, path := range files(&c.to.disk.Image) {
+		if err := c.lockFile(&locks.to, path); err != nil {
+			return err
+		}
+		if err := image.CheckLock(path, image.Read); err != nil { // another one may have been faster
+			return c.refuse(ErrImageInUse, err, "the image %s is in use: end its other use", path)
+		}
+	}
+	return nil
+}
+
+func (c *idleCopy) lockFile(locks *releases, path string) error {
+	unlock, err := image.LockForReading(path)
+	if err != nil {
+		return c.refuse(ErrImageUnusable, err, "the image %s cannot be used", path)
+	}
+	*locks = append(*locks, unlock)
+	return nil
+}
+
+func (c *idleCopy) inUse(v *idleVolume, target, vm string) error {
+	return c.refuse(ErrImageInUse, nil, "the volume %s is in use as disk %s of %s: detach it there first", v.disk.Image.Source, target, vm)
+}
+
+// unnoted refuses a volume that has another note, after this copy has written its own: of two copies at once at least one sees the
+// note of the other.
+func (c *idleCopy) unnoted() error {
+	for _, v := range []*idleVolume{c.from, c.to} {
+		others, err := c.dir.PayloadUsers(v.disk.Image.Source.String())
+		if err != nil {
+			return err
+		}
+		for _, n := range others {
+			return c.inUse(v, blockgraph.TargetOf(n.Target), n.VM)
+		}
+	}
+	return nil
 }
 
 // usedBy reports whether an attached disk has the volume, or its header.
@@ -353,19 +408,31 @@ func (c *idleCopy) note(ctx context.Context, v *idleVolume) error {
 }
 
 // open checks both volumes, looks their secrets up, and opens them in a storage daemon. The caller closes that.
-func (c *idleCopy) open(ctx context.Context) (_ *daemon.Daemon, err error) {
+func (c *idleCopy) open(ctx context.Context, locks *idleLocks) (_ *daemon.Daemon, err error) {
 	var values []*unlock.Values
 	defer func() {
 		for _, v := range values {
 			v.Wipe()
 		}
 	}()
-	for _, v := range []*idleVolume{c.from, c.to} {
-		found, err := c.resolve(ctx, v)
+	var images [2]*remoteimage.Opener
+	for i, v := range []*idleVolume{c.from, c.to} {
+		images[i] = &remoteimage.Opener{Host: c.host, Store: c.store, Target: v.instance}
+		defer images[i].Close(ctx)
+		if err := c.check(ctx, v, images[i]); err != nil {
+			return nil, c.named(err)
+		}
+	}
+	if err := c.lockNew(locks); err != nil {
+		return nil, err
+	}
+	for i, v := range []*idleVolume{c.from, c.to} {
+		found, err := unlock.Resolve(ctx, v.graph, c.store, unlock.ToStorageDaemon(), unlock.Unlocker{Open: images[i].Open, Progress: c.options.OnUnlock})
 		if err != nil {
-			return nil, err
+			return nil, c.named(err)
 		}
 		values = append(values, found)
+		images[i].Close(ctx)
 	}
 	user, err := c.host.User(ctx)
 	if err != nil {
@@ -379,6 +446,9 @@ func (c *idleCopy) open(ctx context.Context) (_ *daemon.Daemon, err error) {
 		return nil, c.refuse(ErrHelperProcess, err, "the storage daemon does not start")
 	}
 	for i, v := range []*idleVolume{c.from, c.to} {
+		if v == c.to && v.disk.Image.Format != blockgraph.FormatRaw {
+			locks.to.release() // QEMU locks a qcow2 image when it opens it, and a raw one when it begins to write
+		}
 		if err := c.openIn(ctx, d, v.graph, values[i], user); err != nil {
 			fsutil.CloseRead(d)
 			return nil, err
@@ -397,24 +467,18 @@ func (c *idleCopy) openIn(ctx context.Context, d *daemon.Daemon, graph *blockgra
 	return apply.OpenInDaemon(ctx, d, graph, values)
 }
 
-// resolve checks a volume, and looks its secrets up.
-func (c *idleCopy) resolve(ctx context.Context, v *idleVolume) (*unlock.Values, error) {
-	images := &remoteimage.Opener{Host: c.host, Store: c.store, Target: v.instance}
-	defer images.Close(ctx)
+// check makes the checks of a volume.
+func (c *idleCopy) check(ctx context.Context, v *idleVolume, images *remoteimage.Opener) error {
 	var searches image.Searches
 	defer searches.Wait()
 	found, err := check.Run(ctx, &check.Candidate{
 		Host: c.host, State: &inventory.State{}, Disk: &v.disk, Plan: v.graph.Plan(), Unlock: c.unlock(),
 		Spec: v.spec, Images: images, Store: c.store, Searches: &searches,
 	}, v.checks)
-	if err != nil {
-		return nil, c.named(err)
-	}
 	for _, w := range found.AllWarnings() {
 		c.host.Entry(c.target).Warn(w)
 	}
-	values, err := unlock.Resolve(ctx, v.graph, c.store, unlock.ToStorageDaemon(), unlock.Unlocker{Open: images.Open, Progress: c.options.OnUnlock})
-	return values, c.named(err)
+	return err
 }
 
 // named names the disk's target in an error about an instance.

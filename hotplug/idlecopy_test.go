@@ -245,6 +245,12 @@ func copied(t *testing.T, from, to idleVolume, content []byte) {
 			if !bytes.Equal(to.stored(t), empty) {
 				t.Error("the new volume was written before it was marked")
 			}
+			for _, volume := range []idleVolume{from, to} {
+				out, err := exec.Command("qemu-io", "-f", "raw", "-c", "read 0 512", volume.disk.Image.Source.Path).CombinedOutput()
+				if err == nil || !strings.Contains(string(out), "Failed to get") {
+					t.Errorf("a writer of %s: %s", volume.disk.Image.Source.Path, out)
+				}
+			}
 			return nil
 		},
 		Report: func(c hotplug.IdleCopy) { last = c },
