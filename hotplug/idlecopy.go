@@ -148,15 +148,15 @@ func newIdleCopy(from, to *blockgraph.Disk, store secrets.Store, options IdleCop
 		c.host.Recovery = options.Recovery
 	}
 	for _, v := range []*idleVolume{c.from, c.to} {
-		if err := c.plan(v); err != nil {
+		if err := c.adapt(v); err != nil {
 			return nil, err
 		}
 	}
 	return c, nil
 }
 
-// plan builds the graph of a volume, without what only a guest needs.
-func (c *idleCopy) plan(v *idleVolume) error {
+// adapt removes from a disk what only a guest needs, and refuses one that cannot be copied.
+func (c *idleCopy) adapt(v *idleVolume) error {
 	if v.disk.Empty || v.disk.Image.Source.Kind == blockgraph.SourceVHostUser {
 		return c.refuse(ErrUncopyable, nil, "it has no image that a storage daemon could open")
 	}
@@ -165,7 +165,12 @@ func (c *idleCopy) plan(v *idleVolume) error {
 		// Parts that are zero in the old volume need no space then, if the new one shows them as they are stored.
 		v.disk.Driver.Discard = "unmap"
 	}
-	graph, err := blockgraph.BuildCopy(&v.disk, v.instance, c.unlock())
+	return v.disk.Validate()
+}
+
+// plan builds the graph of a volume.
+func (c *idleCopy) plan(v *idleVolume, unlock blockgraph.Unlock) error {
+	graph, err := blockgraph.BuildCopy(&v.disk, v.instance, unlock)
 	if err != nil {
 		return err
 	}
@@ -194,11 +199,6 @@ func readOnly(graph *blockgraph.Graph) {
 	}
 }
 
-// unlock tells how both volumes are opened. A storage daemon has no descriptor sets: it gets headers as files.
-func (c *idleCopy) unlock() blockgraph.Unlock {
-	return blockgraph.Unlock{Method: blockgraph.MethodEphemeralHeader, Dir: c.headers().HandOver()}
-}
-
 // headers is the part of the directory for the headers, and daemon that for the storage daemon, which has to be empty.
 func (c *idleCopy) headers() rundir.Disk { return c.dir.Disk(blockgraph.OtherInstance(c.target)) }
 func (c *idleCopy) daemon() string       { return c.dir.Disk(c.target).HandOver() }
@@ -210,19 +210,29 @@ func (c *idleCopy) run(ctx context.Context) error {
 	if err := c.lock(&locks); err != nil {
 		return err
 	}
+	d, err := c.start(ctx)
+	if err != nil {
+		return err
+	}
+	defer fsutil.CloseRead(d)
+	how, err := c.choose(ctx, d)
+	if err != nil {
+		return err
+	}
 	for _, v := range []*idleVolume{c.from, c.to} {
-		if err := c.note(ctx, v); err != nil {
+		if err := c.plan(v, how); err != nil {
+			return err
+		}
+		if err := c.note(ctx, v, how); err != nil {
 			return err
 		}
 	}
 	if err := c.unnoted(); err != nil {
 		return err
 	}
-	d, err := c.open(ctx, &locks)
-	if err != nil {
+	if err := c.open(ctx, d, how, &locks); err != nil {
 		return err
 	}
-	defer fsutil.CloseRead(d)
 	job := idleJob{idleCopy: c, daemon: apply.StorageDaemon{Daemon: d}}
 	if err := job.checkSize(ctx); err != nil {
 		return err
@@ -391,12 +401,12 @@ func (c *idleCopy) refuse(cause, err error, format string, args ...any) error {
 }
 
 // note writes the note of a volume, so that no other run of luksplug attaches its header or changes the volume.
-func (c *idleCopy) note(ctx context.Context, v *idleVolume) error {
+func (c *idleCopy) note(ctx context.Context, v *idleVolume, how blockgraph.Unlock) error {
 	uuid := ""
 	if h := unlock.HeaderOf(ctx, c.host, &v.disk); h != nil {
 		uuid = h.UUID
 	}
-	n, err := c.host.Note(ctx, &v.disk, blockgraph.MethodEphemeralHeader, uuid)
+	n, err := c.host.Note(ctx, &v.disk, how.Method, uuid)
 	if err != nil {
 		return err
 	}
@@ -407,8 +417,41 @@ func (c *idleCopy) note(ctx context.Context, v *idleVolume) error {
 	return dir.WriteNote(n)
 }
 
-// open checks both volumes, looks their secrets up, and opens them in a storage daemon. The caller closes that.
-func (c *idleCopy) open(ctx context.Context, locks *idleLocks) (_ *daemon.Daemon, err error) {
+// start starts the storage daemon. The caller closes it.
+func (c *idleCopy) start(ctx context.Context) (*daemon.Daemon, error) {
+	if err := c.dir.Make(); err != nil {
+		return nil, err
+	}
+	d, err := daemon.Start(ctx, daemon.Options{Dir: c.daemon(), Owner: c.dir.Process, Tied: true})
+	if err != nil {
+		return nil, c.refuse(ErrHelperProcess, err, "the storage daemon does not start")
+	}
+	return d, nil
+}
+
+// choose selects the method by which both volumes are opened: by ephemeral headers, which also opens LUKS2. A storage daemon has no
+// descriptor sets, so it gets them as files. One that takes no header unlocks the volumes itself, as no guest waits.
+func (c *idleCopy) choose(ctx context.Context, d *daemon.Daemon) (blockgraph.Unlock, error) {
+	out := blockgraph.Unlock{Method: blockgraph.MethodEphemeralHeader, Dir: c.headers().HandOver()}
+	schema, err := d.Client().Schema(ctx)
+	if err != nil {
+		return out, fmt.Errorf("query the storage daemon for its schema: %w", err)
+	}
+	if unlock.TakesHeader(schema) {
+		return out, nil
+	}
+	for _, v := range []*idleVolume{c.from, c.to} {
+		for _, layer := range v.disk.Layers() {
+			if layer.Encryption != nil && layer.Encryption.Header != nil {
+				return out, c.refuse(ErrHelperProcess, nil, "the volume %s has a detached header, and the storage daemon (%s) takes none, as those since 9.0 do: install a newer one", layer.Source, d.Client().VersionString())
+			}
+		}
+	}
+	return blockgraph.Unlock{Method: blockgraph.MethodQEMU}, nil
+}
+
+// open checks both volumes, looks their secrets up, and opens them in the storage daemon.
+func (c *idleCopy) open(ctx context.Context, d *daemon.Daemon, how blockgraph.Unlock, locks *idleLocks) error {
 	var values []*unlock.Values
 	defer func() {
 		for _, v := range values {
@@ -419,42 +462,37 @@ func (c *idleCopy) open(ctx context.Context, locks *idleLocks) (_ *daemon.Daemon
 	for i, v := range []*idleVolume{c.from, c.to} {
 		images[i] = &remoteimage.Opener{Host: c.host, Store: c.store, Target: v.instance}
 		defer images[i].Close(ctx)
-		if err := c.check(ctx, v, images[i]); err != nil {
-			return nil, c.named(err)
+		if err := c.check(ctx, v, how, images[i]); err != nil {
+			return c.named(err)
 		}
 	}
 	if err := c.lockNew(locks); err != nil {
-		return nil, err
+		return err
 	}
 	for i, v := range []*idleVolume{c.from, c.to} {
 		found, err := unlock.Resolve(ctx, v.graph, c.store, unlock.ToStorageDaemon(), unlock.Unlocker{Open: images[i].Open, Progress: c.options.OnUnlock})
 		if err != nil {
-			return nil, c.named(err)
+			return c.named(err)
 		}
 		values = append(values, found)
 		images[i].Close(ctx)
 	}
 	user, err := c.host.User(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if _, err := c.headers().MakeHandOver(user); err != nil {
-		return nil, err
-	}
-	d, err := daemon.Start(ctx, daemon.Options{Dir: c.daemon(), Owner: c.dir.Process, Tied: true})
-	if err != nil {
-		return nil, c.refuse(ErrHelperProcess, err, "the storage daemon does not start")
+		return err
 	}
 	for i, v := range []*idleVolume{c.from, c.to} {
 		if v == c.to && v.disk.Image.Format != blockgraph.FormatRaw {
 			locks.to.release() // QEMU locks a qcow2 image when it opens it, and a raw one when it begins to write
 		}
 		if err := c.openIn(ctx, d, v.graph, values[i], user); err != nil {
-			fsutil.CloseRead(d)
-			return nil, err
+			return err
 		}
 	}
-	return d, nil
+	return nil
 }
 
 // openIn opens a volume in the storage daemon. Its header is a file only meanwhile.
@@ -468,11 +506,11 @@ func (c *idleCopy) openIn(ctx context.Context, d *daemon.Daemon, graph *blockgra
 }
 
 // check makes the checks of a volume.
-func (c *idleCopy) check(ctx context.Context, v *idleVolume, images *remoteimage.Opener) error {
+func (c *idleCopy) check(ctx context.Context, v *idleVolume, how blockgraph.Unlock, images *remoteimage.Opener) error {
 	var searches image.Searches
 	defer searches.Wait()
 	found, err := check.Run(ctx, &check.Candidate{
-		Host: c.host, State: &inventory.State{}, Disk: &v.disk, Plan: v.graph.Plan(), Unlock: c.unlock(),
+		Host: c.host, State: &inventory.State{}, Disk: &v.disk, Plan: v.graph.Plan(), Unlock: how,
 		Spec: v.spec, Images: images, Store: c.store, Searches: &searches,
 	}, v.checks)
 	for _, w := range found.AllWarnings() {
