@@ -121,7 +121,7 @@ func finishOne(ctx context.Context, a *app, e reencrypt.Entry) error {
 	if err != nil || outcome != reencrypt.OutcomeCopying {
 		return err
 	}
-	_, _, err = drive(ctx, a, e)
+	_, _, err = drive(ctx, a, e, true)
 	return err
 }
 

@@ -422,7 +422,7 @@ func reencryptDisk(ctx context.Context, a *app, o reencryptOptions, p *reencrypt
 	if o.noWait {
 		return e, nil, nil
 	}
-	return drive(ctx, a, e)
+	return drive(ctx, a, e, false)
 }
 
 // begin is Start within the time limit of a command.
