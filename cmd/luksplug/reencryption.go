@@ -128,38 +128,43 @@ func (a *app) setting(e reencrypt.Entry) (reencrypt.Setting, error) {
 	return s, nil
 }
 
-// domainReferences are the records of a disk in its libvirt domain. Each step connects to the domain again.
+// domainReferences are the records of a disk in its libvirt domain. Each step connects to libvirt again, and not to the domain's
+// QEMU: while the records move, the switch has its monitor, which may serve one client only.
 type domainReferences struct {
 	app   *app
 	entry reencrypt.Entry
+	disk  *hotplug.AttachedDisk // nil if it is not attached
 	kept  string
 }
 
 func (a *app) domainReferences(ctx context.Context, e reencrypt.Entry) (reencrypt.References, error) {
 	r := domainReferences{app: a, entry: e}
-	err := r.with(ctx, func(m *libvirtvm.RecordMove) error {
-		r.kept = m.Kept()
-		return nil
+	err := r.domain(ctx, func(ctx context.Context, d *libvirtvm.Domain) (err error) {
+		if r.disk, err = attachedIn(ctx, d, e.Disk); err != nil {
+			return err
+		}
+		m, err := r.records(ctx, d)
+		if err == nil {
+			r.kept = m.Kept()
+		}
+		return err
 	})
 	return r, err
 }
 
-// with calls f with the records. A domain that is not defined any more has none.
-func (r domainReferences) with(ctx context.Context, f func(*libvirtvm.RecordMove) error) error {
+// records returns the records.
+func (r domainReferences) records(ctx context.Context, d *libvirtvm.Domain) (*libvirtvm.RecordMove, error) {
+	return d.MoveRecords(ctx, r.disk, []byte(r.entry.Source.XML), []byte(r.entry.Target.XML))
+}
+
+// domain calls f with the domain. One that is not defined any more has no records.
+func (r domainReferences) domain(ctx context.Context, f func(context.Context, *libvirtvm.Domain) error) error {
 	err := r.app.withVMOf(ctx, r.entry.VM, func(ctx context.Context, m virtualMachine) error {
 		d, is := m.(*libvirtvm.Domain)
 		if !is {
 			return fmt.Errorf("the VM %s is no libvirt domain: name the domain", r.entry.VM.Name)
 		}
-		disk, err := attachedIn(ctx, d, r.entry.Disk)
-		if err != nil {
-			return err
-		}
-		move, err := d.MoveRecords(ctx, disk, []byte(r.entry.Source.XML), []byte(r.entry.Target.XML))
-		if err != nil {
-			return err
-		}
-		return f(move)
+		return f(ctx, d)
 	})
 	if errors.Is(err, libvirtvm.ErrNoDomain) {
 		return nil
@@ -190,12 +195,24 @@ func (r domainReferences) Kept() string { return r.kept }
 
 // Move implements [reencrypt.References].
 func (r domainReferences) Move(ctx context.Context) error {
-	return r.with(ctx, func(m *libvirtvm.RecordMove) error { return m.Move(ctx) })
+	return r.domain(ctx, func(ctx context.Context, d *libvirtvm.Domain) error {
+		m, err := r.records(ctx, d)
+		if err != nil {
+			return err
+		}
+		return m.Move(ctx)
+	})
 }
 
 // MoveBack implements [reencrypt.References].
 func (r domainReferences) MoveBack(ctx context.Context) error {
-	return r.with(ctx, func(m *libvirtvm.RecordMove) error { return m.MoveBack(ctx) })
+	return r.domain(ctx, func(ctx context.Context, d *libvirtvm.Domain) error {
+		m, err := r.records(ctx, d)
+		if err != nil {
+			return err
+		}
+		return m.MoveBack(ctx)
+	})
 }
 
 // laterStores returns the key stores, which are opened when a secret is looked up: a new secret may have made the first one.
@@ -305,14 +322,15 @@ func shortID(e reencrypt.Entry) string { return e.ID[:8] }
 // errDropped reports that a re-encryption has ended without a result.
 var errDropped = errors.New("the disk is on its old volume, and nothing is left of the new one")
 
-// drive waits until the volumes of an entry are in step, and switches to the new one. It goes on from whatever another process, or the
+// drive waits until the volumes of an entry are in step, and switches to the new one. resumed is set if an earlier run has begun it. It goes on from whatever another process, or the
 // VM, has done meanwhile.
-func drive(ctx context.Context, a *app, e reencrypt.Entry) (reencrypt.Entry, *hotplug.Switched, error) {
+func drive(ctx context.Context, a *app, e reencrypt.Entry, resumed bool) (reencrypt.Entry, *hotplug.Switched, error) {
 	s, err := a.setting(e)
 	if err != nil {
 		return e, nil, err
 	}
 	shown := a.transfer("re-encrypting " + e.Disk)
+	shown.resumed = resumed
 	defer shown.end()
 	paused, silent := false, false
 	for {

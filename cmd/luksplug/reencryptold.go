@@ -121,7 +121,7 @@ func finishOne(ctx context.Context, a *app, e reencrypt.Entry) error {
 	if err != nil || outcome != reencrypt.OutcomeCopying {
 		return err
 	}
-	_, _, err = drive(ctx, a, e)
+	_, _, err = drive(ctx, a, e, true)
 	return err
 }
 
@@ -148,7 +148,7 @@ func findOld(ctx context.Context, a *app, all bool, limit time.Duration) ([]oldD
 	var out []oldDisk
 	for _, at := range vms {
 		found, err := oldDisksOf(ctx, a, at, claims, now)
-		if err != nil && !(all && hasEnded(err)) {
+		if err != nil && (!all || !hasEnded(err)) {
 			failed = append(failed, fmt.Errorf("VM %s: %w", at.text(), err))
 		}
 		out = append(out, found...)

@@ -29,8 +29,10 @@ type transfer struct {
 	begin time.Time
 	shown time.Time
 	phase string
-	first int64 // what was done when the first phase was shown: an operation with phases may go on from an earlier one
-	ended bool
+	// resumed is set for an operation that an earlier run has begun: first is what that had done.
+	resumed bool
+	first   int64
+	ended   bool
 
 	// last is what the bar shows beside itself. Its goroutine must not wait for mu, under which the bar is updated.
 	last atomic.Pointer[transferJSON]
@@ -66,7 +68,7 @@ func (t *transfer) updatePhase(p volume.Progress, phase string) {
 	defer t.mu.Unlock()
 	now := t.now()
 	passed := now.Sub(t.begin)
-	if phase != "" && t.phase == "" {
+	if t.resumed && t.phase == "" {
 		t.first = p.Done
 	}
 	changed := phase != t.phase

@@ -220,7 +220,7 @@ func runJob(ctx context.Context, a *app, o jobsOptions, e reencrypt.Entry) error
 	if o.finish {
 		e, switched, err = finishNow(ctx, a, s, e)
 	} else {
-		e, switched, err = drive(ctx, a, e)
+		e, switched, err = drive(ctx, a, e, true)
 	}
 	if err != nil {
 		return err

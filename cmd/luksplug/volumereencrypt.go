@@ -422,7 +422,7 @@ func reencryptDisk(ctx context.Context, a *app, o reencryptOptions, p *reencrypt
 	if o.noWait {
 		return e, nil, nil
 	}
-	return drive(ctx, a, e)
+	return drive(ctx, a, e, false)
 }
 
 // begin is Start within the time limit of a command.
@@ -491,15 +491,15 @@ func costText(target string, p *reencrypt.Prepared) string {
 	case c.Time > 0:
 		took = fmt.Sprintf("at least %s", c.Time)
 	}
-	secret := "a new one, with a random passphrase"
+	opener := "a new secret, with a random passphrase"
 	if p.SameSecret {
-		secret = "that of the old volume"
+		opener = "that of the old volume"
 	}
 	rows := [][]string{
 		{"would re-encrypt", fmt.Sprintf("%s of %s, %s (%d bytes)", target, e.VM.Name, size(c.Size), c.Size)},
 		{"old volume", volumeText(e.Source)},
 		{"new volume", volumeText(e.Target)},
-		{"secret", secret},
+		{"secret", opener},
 		{"copies", copied},
 		{"takes", fmt.Sprintf("%s, at most %s if the guest writes everywhere", size(c.Allocation+c.Metadata), size(c.Most))},
 		{"is", thin},
