@@ -3,6 +3,7 @@ package hotplug
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -43,8 +44,8 @@ type DetachOptions struct {
 // with a warning.
 //
 // Before the first change a [*PreflightError] with [ErrDiskInUse] names the block jobs,
-// exports, nodes and devices that use the disk's nodes, and one with [ErrMounted] the mount
-// points. The other errors are [*NotHeldError], [*PendingError] if the guest has not released the
+// exports, nodes and devices that use the disk's nodes, one with [ErrCopying] the copy to another volume, and one with
+// [ErrMounted] the mount points. The other errors are [*NotHeldError], [*PendingError] if the guest has not released the
 // device, [*LeftBehindError] if something is left in the VM or on the host, and that of
 // [CheckTarget]: a path such as /dev/vdb is not a disk that is missing.
 func (vm *VM) Detach(ctx context.Context, target string, options DetachOptions) (*Detached, error) {
@@ -63,6 +64,9 @@ func (vm *VM) Detach(ctx context.Context, target string, options DetachOptions) 
 	disk := state.Disk(target)
 	if disk == nil {
 		return nil, vm.notHeld(ctx, target, state)
+	}
+	if err := vm.checkNotCopied(ctx, disk); err != nil {
+		return nil, err
 	}
 	if err := vm.checkUnused(ctx, disk, "detach"); err != nil {
 		return nil, err
@@ -96,6 +100,19 @@ func (vm *VM) Detach(ctx context.Context, target string, options DetachOptions) 
 		}
 	}
 	return out, nil
+}
+
+// checkNotCopied refuses a disk that is being copied to another volume.
+func (vm *VM) checkNotCopied(ctx context.Context, disk *AttachedDisk) error {
+	if disk.Copy == nil {
+		return nil
+	}
+	c, err := vm.copyOf(ctx, disk)
+	if err != nil || c.Phase == CopyEnded {
+		return err
+	}
+	return &PreflightError{Target: disk.Target, Cause: ErrCopying,
+		Reason: fmt.Sprintf("the job %s copies it to another volume, %s (%d of %d bytes): wait until that has ended, or cancel it", copyJob(disk.Target), disk.Copy.Payload, c.Done, c.Total)}
 }
 
 // notHeld is the error for a target that luksplug has no disk at.

@@ -160,17 +160,37 @@ func TestDocsPicture(t *testing.T) {
 	if disk == nil {
 		t.Fatal("README.md has no vdb.xml")
 	}
-	for name, unlock := range map[string]blockgraph.Unlock{"vdb.svg": {}, "vdb-ephemeral.svg": {Method: blockgraph.MethodEphemeralHeader}} {
-		graph := must.Get(blockgraph.Build(disk, blockgraph.Machine{}, unlock))(t)
+	ephemeral := blockgraph.Unlock{Method: blockgraph.MethodEphemeralHeader}
+	build := func(u blockgraph.Unlock) *blockgraph.Graph {
+		return must.Get(blockgraph.Build(disk, blockgraph.Machine{}, u))(t)
+	}
+	renamed := *disk
+	renamed.Image.Source.Path = renewed(disk.Image.Source.Path)
+	header := *disk.Header()
+	header.Source.Path = renewed(header.Source.Path)
+	encryption := *disk.Image.Encryption
+	encryption.Header, renamed.Image.Encryption = &header, &encryption
+	to := must.Get(blockgraph.BuildCopy(&renamed, blockgraph.OtherInstance(disk.Target), ephemeral))(t)
+	for name, want := range map[string]string{
+		"vdb.svg": render.SVG(build(blockgraph.Unlock{})), "vdb-ephemeral.svg": render.SVG(build(ephemeral)),
+		"vdb-copying.svg":  render.CopySVG(build(ephemeral), to, render.CopyRunning),
+		"vdb-in-step.svg":  render.CopySVG(build(ephemeral), to, render.CopyInStep),
+		"vdb-switched.svg": render.CopySVG(build(ephemeral), to, render.CopySwitched),
+	} {
 		path := filepath.Join(repository, "docs", "img", name)
 		if *updateDocs {
-			must.OK(t, os.WriteFile(path, []byte(render.SVG(graph)), 0o644))
+			must.OK(t, os.WriteFile(path, []byte(want), 0o644))
 		}
-		got := must.Get(os.ReadFile(path))(t)
-		if !bytes.Equal(got, []byte(render.SVG(graph))) {
-			t.Errorf("%s differs from luksplug plan --output svg for README.md's vdb.xml: run this test with -update-docs", path)
+		if got := must.Get(os.ReadFile(path))(t); !bytes.Equal(got, []byte(want)) {
+			t.Errorf("%s is not the picture of README.md's vdb.xml: run this test with -update-docs", path)
 		}
 	}
+}
+
+// renewed returns the name of the file of a new volume.
+func renewed(path string) string {
+	ext := filepath.Ext(path)
+	return strings.TrimSuffix(path, ext) + "-r2" + ext
 }
 
 // requirement is a line of go.mod's require blocks.

@@ -47,6 +47,17 @@ func draw(g *blockgraph.Graph) picture {
 			level[c.Name] = max(level[c.Name], level[g.Nodes[i].Name]+1)
 		}
 	}
+	p.devices(g)
+	p.nodes(g, level)
+	p.printable()
+	return p
+}
+
+// devices draws the devices and what they use in place of nodes. The graph of a copy has none.
+func (p *picture) devices(g *blockgraph.Graph) {
+	if len(g.Devices) == 0 {
+		return
+	}
 	own := g.Device()
 	p.boxes = append(p.boxes, box{own.ID, boxDevice, []string{own.ID, own.Options.Text("driver")}, 0})
 	if drive := own.Options.Text("drive"); drive != "" {
@@ -61,6 +72,10 @@ func draw(g *blockgraph.Graph) picture {
 		p.boxes = append(p.boxes, box{d.ID, boxDevice, []string{d.ID, d.Options.Text("driver")}, 0})
 		p.edges = append(p.edges, edge{own.ID, d.ID, "bus"})
 	}
+}
+
+// nodes draws the nodes at their levels.
+func (p *picture) nodes(g *blockgraph.Graph, level map[string]int) {
 	for i := len(g.Nodes) - 1; i >= 0; i-- {
 		n := g.Nodes[i]
 		p.boxes = append(p.boxes, box{n.Name, boxNode, []string{n.Name, n.Options.Text("driver")}, level[n.Name]})
@@ -76,8 +91,6 @@ func draw(g *blockgraph.Graph) picture {
 			p.edges = append(p.edges, edge{n.Name, id, ""})
 		}
 	}
-	p.printable()
-	return p
 }
 
 // printable escapes control characters in everything that is drawn: most of it is from the disk's XML, and a

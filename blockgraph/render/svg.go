@@ -26,8 +26,12 @@ type rect struct {
 }
 
 // SVG returns the graph as a complete SVG 1.1 document.
-func SVG(g *blockgraph.Graph) string {
-	p := draw(g)
+func SVG(g *blockgraph.Graph) string { return svg(draw(g)) }
+
+// CopySVG is [SVG] for a disk, from, that is copied to another volume, to; see [blockgraph.BuildCopy].
+func CopySVG(from, to *blockgraph.Graph, phase CopyPhase) string { return svg(drawCopy(from, to, phase)) }
+
+func svg(p picture) string {
 	rects, width, height := layout(p)
 	colours := map[boxKind]string{boxDevice: "#dbe9ff", boxNode: "#ffffff", boxSecret: "#ffe3e0", boxFile: "#eef3e6"}
 	at := map[string]rect{}

@@ -12,10 +12,11 @@ import (
 	"github.com/luksplug/luksplug/hotplug/libvirtvm"
 )
 
-// diskArgument is an argument that names a disk of a VM. One of the fields is set.
+// diskArgument is an argument that names a disk of a VM. Target or source is set.
 type diskArgument struct {
 	target string
 	source string // of its payload, as list shows it
+	xml    []byte // of its document; target is set as well
 }
 
 // readDiskArgument reads an argument that is a target, a disk document (- for standard
@@ -35,7 +36,7 @@ func readDiskArgument(ctx context.Context, a *app, text string) (diskArgument, e
 		if err != nil {
 			return diskArgument{}, err
 		}
-		return diskArgument{target: disk.Target}, nil
+		return diskArgument{target: disk.Target, xml: xml}, nil
 	case strings.Contains(text, "/"):
 		return diskArgument{source: text}, nil
 	case text == "":

@@ -222,10 +222,10 @@ func TestEscapesValues(t *testing.T) {
 			return a.show(detachedText(&libvirtvm.Detached{Detached: hotplug.Detached{Target: "vdb", Removed: []string{evil}}, Off: true}, evil, true), nil)
 		},
 		"list": func(a *app) error {
-			return showDisks(a, &libvirtvm.Listing{Disks: []*hotplug.AttachedDisk{&disk, &leftover}, States: states})
+			return showDisks(a, &libvirtvm.Listing{Disks: []*hotplug.AttachedDisk{&disk, &leftover}, States: states}, nil)
 		},
 		"list, off": func(a *app) error {
-			return showDisks(a, &libvirtvm.Listing{Off: true, States: []libvirtvm.State{{Target: evil, Off: true, Payload: evil, Header: evil}}})
+			return showDisks(a, &libvirtvm.Listing{Off: true, States: []libvirtvm.State{{Target: evil, Off: true, Payload: evil, Header: evil}}}, nil)
 		},
 		"list all": func(a *app) error {
 			return showNodes(a, &hotplug.State{Nodes: []hotplug.Node{{Name: evil, Driver: evil, File: evil}}})

@@ -9,6 +9,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/libvirtvm"
+	"github.com/luksplug/luksplug/hotplug/reencrypt"
 	"github.com/luksplug/luksplug/hotplug/volume"
 	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/qmp"
@@ -29,6 +30,7 @@ const (
 	exitRolledBack  = 6
 	exitLeftBehind  = 7
 	exitPending     = 8
+	exitInterrupted = 130 // as of a shell: interrupted, and what was begun goes on
 )
 
 // usageError is an error of the command line.
@@ -47,9 +49,11 @@ func exitCode(err error) int {
 		return exitLeftBehind
 	case is[*hotplug.PendingError](err):
 		return exitPending
+	case is[*leftRunningError](err):
+		return exitInterrupted
 	case errors.Is(err, qmp.ErrWrongPassphrase), errors.Is(err, qmp.ErrLoginRefused):
 		return exitSecret
-	case is[*hotplug.RolledBackError](err):
+	case is[*hotplug.RolledBackError](err), errors.Is(err, errDropped):
 		return exitRolledBack
 	case is[*usageError](err), is[*diskxml.XMLError](err), is[*blockgraph.InvalidError](err), is[*keystore.UnknownSchemeError](err),
 		errors.Is(err, keystore.ErrInvalidURI), errors.Is(err, passphrase.ErrInvalidSource),
@@ -57,10 +61,10 @@ func exitCode(err error) int {
 		return exitUsage
 	case is[*blockgraph.UnsupportedError](err), is[*hotplug.VersionError](err),
 		errors.Is(err, libvirtvm.ErrUnsupportedURI), errors.Is(err, pkcs11.ErrNotBuilt), errors.Is(err, secrets.ErrNoKeyring),
-		errors.Is(err, volume.ErrUnsupported):
+		errors.Is(err, volume.ErrUnsupported), errors.Is(err, reencrypt.ErrVersion):
 		return exitUnsupported
 	case is[*inUseError](err), errors.Is(err, secrets.ErrConflict), errors.Is(err, secrets.ErrPersistent), errors.Is(err, libvirtvm.ErrSecretInXML), errors.Is(err, errNotInMemory),
-		isVolumeRefusal(err):
+		isVolumeRefusal(err), is[*reencrypt.DrivenError](err), errors.Is(err, reencrypt.ErrRequest), errors.Is(err, reencrypt.ErrCopying), errors.Is(err, reencrypt.ErrNotSwitched):
 		return exitRefused
 	case is[*fsutil.WaitError](err): // the question for a passphrase was not answered
 		return exitFailed
@@ -76,7 +80,7 @@ func exitCode(err error) int {
 // isVolumeRefusal reports whether an operation on a volume was refused before anything was changed.
 func isVolumeRefusal(err error) bool {
 	return slices.ContainsFunc([]error{
-		volume.ErrExists, volume.ErrNoVolume,
+		volume.ErrExists, volume.ErrNoVolume, volume.ErrIncomplete,
 		volume.ErrAttached, volume.ErrBusy, volume.ErrChanged,
 		volume.ErrOtherVolume, volume.ErrPlace, volume.ErrDetached, volume.ErrOccupied,
 		volume.ErrNoSpareSlot, volume.ErrLastPassphrase, volume.ErrSlotNotInUse, volume.ErrShared, volume.ErrUnfinished, volume.ErrNotStaged,

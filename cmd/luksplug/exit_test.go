@@ -11,6 +11,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/libvirtvm"
+	"github.com/luksplug/luksplug/hotplug/reencrypt"
 	"github.com/luksplug/luksplug/hotplug/volume"
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/secrets"
@@ -48,6 +49,11 @@ func TestExitCode(t *testing.T) {
 		{"valid XML that is not supported", &blockgraph.UnsupportedError{Reason: "x"}, 3},
 		{"a key store that is not built in", fmt.Errorf("--keystore: %w", pkcs11.ErrNotBuilt), 3},
 		{"an old QEMU", &hotplug.VersionError{Target: "vdb"}, 3},
+		{"a re-encryption that goes on", fmt.Errorf("x: %w", &leftRunningError{err: context.Canceled}), 130},
+		{"a re-encryption that has ended", fmt.Errorf("x: %w: %w", reencrypt.ErrEnded, errDropped), 6},
+		{"a disk that cannot be re-encrypted", fmt.Errorf("x: %w", reencrypt.ErrRequest), 5},
+		{"a re-encryption of another process", &reencrypt.DrivenError{Err: context.DeadlineExceeded}, 5},
+		{"no room for a new volume", &reencrypt.RoomError{}, 5},
 		{"no secret", &hotplug.SecretError{Target: "vdb", Err: denied}, 4},
 		{"a key store's error alone", denied, 4},
 		{"an invalid <secret> document", fmt.Errorf("%w: x", secrets.ErrInvalidDocument), 2},

@@ -39,6 +39,17 @@ type diskJSON struct {
 	// Of a libvirt domain: where the disk is recorded, and how the records differ from QEMU.
 	Recorded   []libvirtvm.Scope `json:"recorded,omitempty"`
 	Difference string            `json:"difference,omitempty"`
+	// Copy is the other volume of a disk that is, or was, copied.
+	Copy *copyJSON `json:"copy,omitempty"`
+}
+
+// copyJSON is a copy of a disk to another volume in JSON.
+type copyJSON struct {
+	Payload string            `json:"payload,omitempty"`
+	Header  string            `json:"header,omitempty"`
+	Phase   hotplug.CopyPhase `json:"phase,omitempty"`
+	Done    int64             `json:"done,omitempty"`
+	Total   int64             `json:"total,omitempty"`
 }
 
 func diskToJSON(h *hotplug.AttachedDisk) diskJSON {
@@ -49,6 +60,9 @@ func diskToJSON(h *hotplug.AttachedDisk) diskJSON {
 	d := diskJSON{Target: h.Target, State: state, Device: h.Device, Driver: h.Driver, Size: h.Size, ReadOnly: h.ReadOnly,
 		Payload: h.Payload, Header: h.Header, Parts: notNil(h.Left()), Recovery: string(h.Recovery), Unlock: string(h.Unlock), UUID: h.UUID, Daemon: h.Daemon,
 		Bus: h.Bus, Address: h.Address, Serial: h.Serial, GuestPath: guestPath(h), Adopted: h.Adopted}
+	if h.Copy != nil {
+		d.Copy = &copyJSON{Payload: h.Copy.Payload, Header: h.Copy.Header}
+	}
 	if !h.Leftover() {
 		encrypted := h.Unlock != ""
 		d.Encrypted = &encrypted

@@ -121,7 +121,7 @@ func TestShowRecords(t *testing.T) {
 	} {
 		out := &bytes.Buffer{}
 		a := &app{streams: streams{out: out}, flags: flags{output: output}}
-		if err := showDisks(a, &libvirtvm.Listing{Disks: attached, States: states}); err != nil {
+		if err := showDisks(a, &libvirtvm.Listing{Disks: attached, States: states}, nil); err != nil {
 			t.Fatal(err)
 		}
 		for _, w := range want {

@@ -12,6 +12,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/hotplug/libvirtvm"
+	"github.com/luksplug/luksplug/hotplug/reencrypt"
 	"github.com/luksplug/luksplug/hotplug/volume"
 	"github.com/luksplug/luksplug/internal/dialing"
 	"github.com/luksplug/luksplug/internal/ending"
@@ -40,6 +41,12 @@ var causeHints = []struct {
 	{secrets.ErrNoKeyring, "allow this container add_key and keyctl, or decrypt the identity into a tmpfs at boot and name it with ?identity=PATH"},
 	{hook.ErrRenamed, "if it is the same domain, renamed, run 'luksplug secret renamed' with its name; otherwise remove the keys by 'luksplug secret prune --force --vm' with the UUID"},
 	{secrets.ErrOtherVolume, "hook, any-volume: true in " + configPath + " lets the hook use bound secrets for any disk"},
+	{hotplug.ErrIncomplete, "'luksplug volume jobs' shows the re-encryption"},
+	{hotplug.ErrCopying, "'luksplug volume jobs' shows the re-encryption, waits for it, or cancels it"},
+	{hotplug.ErrNoCopy, "'luksplug volume jobs' shows the re-encryptions of this host"},
+	{hotplug.ErrNotInStep, "'luksplug volume jobs JOB --wait' waits, and switches then"},
+	{reencrypt.ErrNotSwitched, "'luksplug volume jobs JOB --wait' waits, and switches to the new one"},
+	{hotplug.ErrSwitched, "'luksplug volume jobs JOB --discard-old' destroys the old volume"},
 	{hotplug.ErrHeaderInUse, "attach with --allow-shared-header to use the header of another disk"},
 	{hotplug.ErrGuestHeader, "attach with --allow-guest-header if the guest has written the header into its own disk"},
 	{hotplug.ErrPayloadSignature, "attach with --allow-signature if this is ciphertext that looks so by chance, or with --recover if it has overwritten the volume's own header and <header> is a backup of that"},
@@ -79,6 +86,9 @@ func hintOf(err error) string {
 	var lacking *hotplug.VersionError
 	if errors.As(err, &lacking) && lacking.Feature.Element == "disk/source/encryption/header" {
 		return "use --unlock external to open the disk in a qemu-storage-daemon"
+	}
+	if is[*reencrypt.RoomError](err) {
+		return "use --to for another place, or --force-room to begin all the same"
 	}
 	for _, c := range causeHints {
 		if errors.Is(err, c.cause) {

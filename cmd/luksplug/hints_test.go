@@ -75,14 +75,14 @@ func TestSecretHint(t *testing.T) {
 	}
 }
 
-// unhinted are the causes of refusals against which no flag helps.
+// unhinted are the causes of refusals against which no flag and no command helps.
 var unhinted = []error{
 	hotplug.ErrTargetTaken, hotplug.ErrNameTaken, hotplug.ErrImageInUse, hotplug.ErrImageUnusable, hotplug.ErrReadOnlyImage,
 	hotplug.ErrHeaderUnusable, hotplug.ErrUnexpectedEncryption, hotplug.ErrSystemFile, hotplug.ErrPermission, hotplug.ErrServer, hotplug.ErrRemoteVM,
 	hotplug.ErrHelperProcess, hotplug.ErrHostDevice, hotplug.ErrOverlay, hotplug.ErrReservations, hotplug.ErrDiskInUse, hotplug.ErrNotRecorded,
 	hotplug.ErrWrongBackup, hotplug.ErrNotDamaged,
 	hotplug.ErrNotLUKS, hotplug.ErrNoDevice, hotplug.ErrNodeShared, hotplug.ErrManaged, hotplug.ErrForeignLayout,
-	hotplug.ErrSize, hotplug.ErrShrink, hotplug.ErrFixedSize,
+	hotplug.ErrSize, hotplug.ErrShrink, hotplug.ErrFixedSize, hotplug.ErrUncopyable,
 }
 
 // TestCauses: every cause of a refusal either has a hint or is in unhinted.
@@ -97,8 +97,8 @@ func TestCauses(t *testing.T) {
 		if (hint == "") != without {
 			t.Errorf("%v: the hint is %q, and without one: %t", cause, hint, without)
 		}
-		if hint != "" && !strings.Contains(hint, "--") {
-			t.Errorf("%v: the hint %q names no flag", cause, hint)
+		if hint != "" && !strings.Contains(hint, "--") && !strings.Contains(hint, "'luksplug ") {
+			t.Errorf("%v: the hint %q names no flag and no command", cause, hint)
 		}
 		if strings.Contains(refused.Error(), "--") || strings.Contains(cause.Error(), "--") {
 			t.Errorf("%v names a flag", refused)

@@ -3,6 +3,8 @@ package main
 import (
 	"cmp"
 	"context"
+	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -40,8 +42,29 @@ func runList(ctx context.Context, a *app, all bool) error {
 		if err != nil {
 			return err
 		}
-		return showDisks(a, list)
+		copies, err := copiesOf(ctx, m, list)
+		if err != nil {
+			return err
+		}
+		return showDisks(a, list, copies)
 	})
+}
+
+// copiesOf returns the disks that are copied to another volume, by their targets. It asks the VM only if there is one.
+func copiesOf(ctx context.Context, m virtualMachine, list *libvirtvm.Listing) (map[string]*hotplug.Copy, error) {
+	if !slices.ContainsFunc(list.Disks, func(d *hotplug.AttachedDisk) bool { return d.Copy != nil }) {
+		return nil, nil
+	}
+	vm, err := m.VM(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all, err := vm.Copies(ctx)
+	out := map[string]*hotplug.Copy{}
+	for _, c := range all {
+		out[c.Disk.Target] = c
+	}
+	return out, err
 }
 
 func listNodes(ctx context.Context, a *app, m virtualMachine) error {
@@ -57,8 +80,13 @@ func listNodes(ctx context.Context, a *app, m virtualMachine) error {
 }
 
 // showDisks prints the disks, and those that are only recorded.
-func showDisks(a *app, list *libvirtvm.Listing) error {
+func showDisks(a *app, list *libvirtvm.Listing, copies map[string]*hotplug.Copy) error {
 	disks := listedDisks(list)
+	for i, d := range disks {
+		if c := copies[d.Target]; c != nil && d.Copy != nil {
+			disks[i].Copy.Phase, disks[i].Copy.Done, disks[i].Copy.Total = c.Phase, c.Done, c.Total
+		}
+	}
 	header := []string{"TARGET", "STATE", "DEVICE", "SIZE", "MODE", "UNLOCKED", "PAYLOAD", "HEADER"}
 	if list.States != nil {
 		header = append(header, "RECORDED")
@@ -88,6 +116,9 @@ func showDisks(a *app, list *libvirtvm.Listing) error {
 			row = append(row, dash(strings.Join(recorded, ", ")))
 		}
 		rows = append(rows, row)
+		if c := d.Copy; c != nil {
+			lines = append(lines, printable.Line(fmt.Sprintf("%s: its copy to %s is %s (%s of %s): 'luksplug volume jobs' goes on with it", d.Target, dash(c.Payload), c.Phase, size(c.Done), size(c.Total))))
+		}
 		if d.Difference != "" {
 			lines = append(lines, printable.Line(d.Target+": "+d.Difference))
 		}

@@ -87,7 +87,7 @@ Exit codes:
   1 other failure                       6 failed and completely rolled back
   2 wrong command line or invalid XML   7 failed and something is left behind
   3 a feature that is not supported     8 the guest has not released the device
-  4 secret not found or wrong`,
+  4 secret not found or wrong             130 interrupted: a re-encryption goes on`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args:          cobra.ArbitraryArgs, // see RunE

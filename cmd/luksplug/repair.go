@@ -56,8 +56,29 @@ func runRepair(ctx context.Context, a *app) error {
 		if err != nil && (repaired == nil || len(repaired.Removed)+len(repaired.Fixed)+len(repaired.Redefined) == 0) {
 			return err // and not that nothing was left
 		}
-		return errors.Join(err, showRepaired(a, repaired))
+		return errors.Join(err, showRepaired(a, repaired), noteJobs(a))
 	})
+}
+
+// noteJobs names the re-encryptions of the VM that are not finished.
+func noteJobs(a *app) error {
+	j, err := a.journal()
+	if err != nil {
+		return nil //nolint:nilerr // a user without such a place has none
+	}
+	entries, err := j.List()
+	if err != nil {
+		a.log.Warn(err) // the VM is repaired
+	}
+	for _, e := range entries {
+		if e.Phase.Switched() || e.VM.UUID != a.vm {
+			continue
+		}
+		if err := a.note("the re-encryption %s of %s is not finished: 'luksplug volume jobs %s --wait' goes on with it, and --cancel ends it", shortID(e), e.Disk, shortID(e)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func showRepaired(a *app, r *libvirtvm.Repaired) error {

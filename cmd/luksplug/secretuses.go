@@ -179,7 +179,7 @@ func opens(ctx context.Context, path string, value *secrets.Secret) bool {
 		return false
 	}
 	defer func() { _ = file.Close() }() // only read
-	header, err := luks.ReadHeader(file)
+	header, err := luks.ReadIncomplete(file)
 	if err != nil {
 		return false
 	}

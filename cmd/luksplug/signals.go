@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -71,13 +72,21 @@ func untilSignal(ctx context.Context, u *unfinished, out io.Writer) context.Cont
 	return ctx
 }
 
-// repairCommand returns the command line of repair for the VM that the flags name.
-func (f *flags) repairCommand() string {
-	words := []string{"luksplug"}
-	for _, flag := range []struct{ name, value string }{{"--qmp", f.qmp}, {"--connect", f.connect}, {"--domain", f.domain}} {
+// repairCommand returns the command line of repair for a VM.
+func (v vmAddress) repairCommand(a *app) string { return v.command(a, "repair") }
+
+// command returns the command line of luksplug for a VM with these words. A URI of libvirt is in it only if a flag or the environment
+// has given it.
+func (v vmAddress) command(a *app, words ...string) string {
+	line := []string{"luksplug"}
+	connect := v.uri.text
+	if a.flags.connect == "" {
+		connect = ""
+	}
+	for _, flag := range []struct{ name, value string }{{"--qmp", v.qmp}, {"--connect", connect}, {"--domain", cmp.Or(v.name, v.domain)}} {
 		if flag.value != "" {
-			words = append(words, flag.name, shell.Word(flag.value))
+			line = append(line, flag.name, shell.Word(flag.value))
 		}
 	}
-	return strings.Join(append(words, "repair"), " ")
+	return strings.Join(append(line, words...), " ")
 }

@@ -40,7 +40,7 @@ func TestTransfer(t *testing.T) {
 	p.update(volume.Progress{Done: 100 << 20, Total: 300 << 20})
 	var got transferJSON
 	if err := json.Unmarshal(out.Bytes(), &got); err != nil || strings.Count(out.String(), "\n") != 1 ||
-		got != (transferJSON{"preallocating", 100 << 20, 300 << 20, 50 << 20, 4}) {
+		got != (transferJSON{"preallocating", 100 << 20, 300 << 20, 50 << 20, 4, ""}) {
 		t.Errorf("JSON: %q, %v", &out, err)
 	}
 	p.end()

@@ -74,17 +74,44 @@ func (b bareVM) Close() error { return b.vm.Close() }
 
 // withVM runs f, within a time limit, on the VM that the flags name.
 func withVM(ctx context.Context, a *app, limit time.Duration, f func(context.Context, virtualMachine) error) error {
+	at, err := a.address()
+	if err != nil {
+		return err
+	}
+	return at.with(ctx, a, limit, f)
+}
+
+// vmAddress is how a VM is reached: a libvirt domain, or a bare QEMU by its monitor.
+type vmAddress struct {
+	uri    libvirtURI
+	domain string // "" for a bare QEMU
+	name   string // of the domain in messages; "" is domain
+	qmp    string
+	pid    int // of the QEMU, 0 for the process at the other end of the monitor
+}
+
+// address returns the VM that the flags name.
+func (a *app) address() (vmAddress, error) {
+	switch {
+	case a.flags.domain != "":
+		uri, err := a.libvirtURI()
+		return vmAddress{uri: uri, domain: a.flags.domain}, err
+	case a.flags.qmp != "":
+		return vmAddress{qmp: a.flags.qmp, pid: a.flags.qemuPID}, nil
+	}
+	return vmAddress{}, &usageError{errors.New("no VM is named: give --qmp ADDRESS for a QEMU monitor, or --domain NAME for a libvirt domain, or set " + qmpVariable + " or " + domainVariable + "")}
+}
+
+// with runs f, within a time limit, on the VM.
+func (v vmAddress) with(ctx context.Context, a *app, limit time.Duration, f func(context.Context, virtualMachine) error) error {
 	ctx, cancel := ending.After(ctx, limit)
 	defer cancel()
 	var vm virtualMachine
 	var err error
-	switch {
-	case a.flags.domain != "":
-		vm, err = openDomain(ctx, a)
-	case a.flags.qmp != "":
-		vm, err = openBare(ctx, a)
-	default:
-		err = &usageError{errors.New("no VM is named: give --qmp ADDRESS for a QEMU monitor, or --domain NAME for a libvirt domain, or set " + qmpVariable + " or " + domainVariable + "")}
+	if v.domain != "" {
+		vm, err = v.openDomain(ctx, a)
+	} else {
+		vm, err = v.openBare(ctx, a)
 	}
 	if err != nil {
 		return err
@@ -110,7 +137,7 @@ func withDomain(ctx context.Context, a *app, name string, f func(context.Context
 	return f(ctx, d)
 }
 
-func vmOptions(a *app, name string) hotplug.Options {
+func vmOptions(a *app, name, repair string) hotplug.Options {
 	return hotplug.Options{
 		Name: name,
 		Log:  a.log,
@@ -120,7 +147,7 @@ func vmOptions(a *app, name string) hotplug.Options {
 		OnUnlock: a.progress.update,
 		OnUnfinished: func(left []string) {
 			a.progress.end() // the key is known
-			a.unfinished.set(left, a.flags.repairCommand())
+			a.unfinished.set(left, repair)
 		},
 		OnDaemon: func(_ context.Context, d hotplug.Daemon) error { return watchDaemon(a.log, d) },
 	}
@@ -132,26 +159,31 @@ func openDomain(ctx context.Context, a *app) (*libvirtvm.Domain, error) {
 	if err != nil {
 		return nil, err
 	}
+	return vmAddress{uri: uri, domain: a.flags.domain}.openDomain(ctx, a)
+}
+
+func (v vmAddress) openDomain(ctx context.Context, a *app) (*libvirtvm.Domain, error) {
 	c, _, err := readConfig(a.flags.config)
 	if err != nil {
 		return nil, err
 	}
-	d, err := libvirtvm.Open(ctx, uri.text, a.flags.domain, libvirtvm.Options{Options: vmOptions(a, a.flags.domain), QMP: a.monitorOptions(), Schemas: schemas(a), RecordKey: c.RecordKey})
+	o := vmOptions(a, cmp.Or(v.name, v.domain), v.repairCommand(a))
+	d, err := libvirtvm.Open(ctx, v.uri.text, v.domain, libvirtvm.Options{Options: o, QMP: a.monitorOptions(), Schemas: schemas(a), RecordKey: c.RecordKey})
 	if err != nil {
-		return nil, uri.explain(err)
+		return nil, v.uri.explain(err)
 	}
 	a.vm = d.UUID()
 	return d, nil
 }
 
-// openBare connects to the monitor of --qmp.
-func openBare(ctx context.Context, a *app) (virtualMachine, error) {
-	address := a.flags.qmp
-	o := vmOptions(a, address)
+// openBare connects to the monitor of a QEMU.
+func (v vmAddress) openBare(ctx context.Context, a *app) (virtualMachine, error) {
+	address := v.qmp
+	o := vmOptions(a, v.vmOf("").Name, v.repairCommand(a))
 	if loopback(address) {
 		o.Files = hotplug.FilesLocal
 	}
-	if pid := a.flags.qemuPID; pid != 0 {
+	if pid := v.pid; pid != 0 {
 		o.Process = func(context.Context) (*hotplug.Process, error) { return hotplug.LookUpProcess(pid) }
 	}
 	opts := append(a.monitorOptions(), qmp.WithSchemaSource(schemas(a)))

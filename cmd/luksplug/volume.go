@@ -13,6 +13,6 @@ its LUKS header, and the passphrase in a key store.`,
 	}
 	cmd.AddCommand(newVolumeCreate(a), newVolumeCmdline(a), newVolumeInfo(a), newVolumeList(a),
 		newHeaderBackup(a), newHeaderRestore(a), newDetachHeader(a), newAttachHeader(a),
-		newVolumePassphrase(a), newVolumeResize(a), newVolumeDestroy(a))
+		newVolumePassphrase(a), newVolumeResize(a), newVolumeReencrypt(a), newVolumeJobs(a), newVolumeDestroy(a))
 	return onlyWithCommand(cmd)
 }

@@ -193,12 +193,15 @@ func (d *destruction) staying(f found, others []hotplug.Use, keep bool) string {
 	case len(uses) > 0:
 		return "it is also used by " + usesText(uses)
 	case bound != "" && !samePath(bound, d.Path) && (d.Header == "" || !samePath(bound, d.Header)):
-		return "its document binds it to " + bound
+		return boundTo(bound)
 	case err != nil:
 		return err.Error()
 	}
 	return ""
 }
+
+// boundTo says that a secret stays because its document binds it to another volume.
+func boundTo(volume string) string { return "its document binds it to " + volume }
 
 // removeSecrets removes the secrets that do not stay.
 func (d *destruction) removeSecrets(ctx context.Context) error {

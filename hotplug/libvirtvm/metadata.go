@@ -58,10 +58,12 @@ func (s Scope) flags() libvirt.DomainModificationImpact {
 // read implements descriptions.
 func (d *Domain) read(ctx context.Context, scope Scope) (record.Record, error) {
 	text, err := call(ctx, d, func() (string, error) {
+		exists := d.libvirt.DomainIsActive
 		if scope == Persistent { // a transient domain has no definition
-			if persistent, err := d.libvirt.DomainIsPersistent(d.handle); err != nil || persistent == 0 {
-				return "", err
-			}
+			exists = d.libvirt.DomainIsPersistent
+		}
+		if there, err := exists(d.handle); err != nil || there == 0 {
+			return "", err
 		}
 		return d.libvirt.DomainGetMetadata(d.handle, int32(libvirt.DomainMetadataElement), libvirt.OptString{Namespace}, scope.flags())
 	})

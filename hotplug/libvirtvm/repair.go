@@ -28,7 +28,9 @@ type Repaired struct {
 
 // Repair removes leftovers of interrupted runs from the VM, as [hotplug.VM.Repair] does,
 // and makes the live metadata match the attached disks. A disk is recorded as its attach
-// on this host recorded it; a disk that this host does not know is reported in the log.
+// on this host recorded it; a disk that this host does not know is reported in the log. A
+// record of another volume than the disk uses, also that of the definition, is made that of
+// the disk's.
 // The result is valid also with an error.
 //
 // Of a domain that is off it makes QEMU's arguments in the definition match the record,
@@ -105,6 +107,10 @@ func (r *Repaired) records(ctx context.Context, at descriptions, disks []*hotplu
 			if err := forget(ctx, at, Live, s.Target); err != nil {
 				return err
 			}
+		case s.Attached && s.OtherVolume:
+			if err := volumeInUse(ctx, at, byTarget[s.Target]); err != nil {
+				return err
+			}
 		case s.Attached && !s.Live:
 			kept := keptRecord(byTarget[s.Target])
 			if kept == nil {
@@ -120,4 +126,23 @@ func (r *Repaired) records(ctx context.Context, at descriptions, disks []*hotplu
 		r.Fixed = append(r.Fixed, s)
 	}
 	return nil
+}
+
+// volumeInUse makes the records of an attached disk those of the volume that it uses.
+func volumeInUse(ctx context.Context, at descriptions, disk *hotplug.AttachedDisk) error {
+	kept := keptRecord(disk)
+	live, persistent, err := readBoth(ctx, at)
+	if err != nil {
+		return err
+	}
+	was, defined := live.Disk(disk.Target), persistent.Disk(disk.Target)
+	if was == nil {
+		return nil // it was detached meanwhile
+	}
+	if defined != nil && sameVolume(*defined, *was) {
+		if err := rewrite(ctx, at, Persistent, func(old record.Record) record.Record { return old.With(*kept) }); err != nil {
+			return err
+		}
+	}
+	return rewrite(ctx, at, Live, func(old record.Record) record.Record { return old.With(*kept) })
 }

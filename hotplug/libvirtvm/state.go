@@ -20,6 +20,9 @@ type State struct {
 	Optional   bool // so that the domain may run without it
 	Off        bool // the domain is off
 	Twice      bool // libvirt has another disk with this target
+	// OtherVolume is true if the running domain's record is of a volume that the disk does not use: a re-encryption has ended in
+	// between. It is false if this host does not know.
+	OtherVolume bool
 	// Payload and Header are the images of the recorded disk, "" if it has none or its XML
 	// cannot be read.
 	Payload, Header string
@@ -92,6 +95,8 @@ func (s State) unrecorded() string {
 		return ""
 	case s.Attached && !s.Live:
 		return "attached, but not in the domain's metadata: it is lost when the domain is saved and restored, or migrated"
+	case s.Attached && s.OtherVolume:
+		return "in the domain's metadata with another volume than it uses, which the domain would get when it is saved and restored, or migrated"
 	case !s.Attached && s.Live:
 		return "in the domain's metadata, but not attached"
 	case !s.Attached && s.Persistent && !s.Optional:
@@ -208,5 +213,26 @@ func statesOf(disks []*hotplug.AttachedDisk, live, persistent record.Record) []S
 			attached = append(attached, h.Target)
 		}
 	}
-	return compare(attached, live, persistent)
+	out := compare(attached, live, persistent)
+	for _, h := range disks {
+		if have := live.Disk(h.Target); have != nil && !h.Leftover() {
+			i := slices.IndexFunc(out, func(s State) bool { return s.Target == h.Target })
+			out[i].OtherVolume = ofOtherVolume(*have, h)
+		}
+	}
+	return out
+}
+
+// ofOtherVolume reports whether the record of an attached disk is of a volume that is neither the disk's nor, while the disk is
+// copied, the one that it is about to use. It is false if this host does not know.
+func ofOtherVolume(have record.Disk, h *hotplug.AttachedDisk) bool {
+	kept := keptRecord(h)
+	if kept == nil || sameVolume(have, *kept) {
+		return false
+	}
+	if h.Copy == nil {
+		return true
+	}
+	next := keptRecord(h.Copy)
+	return next != nil && !sameVolume(have, *next)
 }

@@ -25,6 +25,9 @@ var (
 	ErrOtherVolume = errors.New("the backup is not of this volume")
 	// ErrWrongPassphrase: the passphrase does not open the header.
 	ErrWrongPassphrase = luks.ErrWrongPassphrase
+	// ErrIncomplete: the volume is the target of a re-encryption that has not ended, or has failed. Only [Inspect], [List],
+	// [TrySlot], [Destroy], [Complete] and [MarkIncomplete] work on it.
+	ErrIncomplete = luks.ErrIncomplete
 	// ErrPlace: there is no place for the header where it belongs.
 	ErrPlace = errors.New("the header has no place in the image")
 )
@@ -39,8 +42,13 @@ type headerPlace struct {
 }
 
 // locate finds the header of the volume in an image. header is the path of one in a file of its own, "" for none. wanted is
-// the length that a header in a raw image needs, 0 for what the one that is there says.
+// the length that a header in a raw image needs, 0 for what the one that is there says. The error wraps [ErrIncomplete] for an
+// incomplete volume, unless wanted is the length.
 func locate(path, header string, wanted int64) (headerPlace, error) {
+	return complete().locate(path, header, wanted)
+}
+
+func (r reading) locate(path, header string, wanted int64) (headerPlace, error) {
 	if header != "" {
 		probed, err := image.Inspect(header)
 		switch {
@@ -51,7 +59,7 @@ func locate(path, header string, wanted int64) (headerPlace, error) {
 		}
 		return headerPlace{header, 0, probed.Size}, nil
 	}
-	probed, err := image.Probe(path)
+	probed, err := r.probe(path)
 	var inside *image.InsideError
 	switch {
 	case errors.As(err, &inside) && wanted > 0:
@@ -94,7 +102,7 @@ func locateDamaged(path string, wanted int64, unreadable error) (headerPlace, er
 // atBeginning returns the place of a header at the beginning of an image, before the payload at wanted.
 func atBeginning(i *image.Info, wanted int64) (headerPlace, error) {
 	switch {
-	case i.Format != image.Raw && i.Format != image.LUKS && i.Format != image.Reencryption:
+	case i.Format != image.Raw && i.Format != image.LUKS && i.Format != image.Reencryption && i.Format != image.Incomplete: // the latter are compared with the header
 		return headerPlace{}, fmt.Errorf("%w: %s is a %s image", ErrPlace, i.Path, i.Format)
 	case wanted <= 0:
 		return headerPlace{}, fmt.Errorf("%w: it is that of a volume with its header in a file of its own", ErrPlace)
@@ -277,7 +285,7 @@ type Restored struct {
 // the header, opens it with the passphrase, and copies what is in the header's place to a file beside the backup. The metadata
 // are written last, and all is read back; if that fails, the old bytes are written again.
 //
-// The errors wrap [ErrAttached], [ErrBusy], [ErrChanged], [ErrOtherVolume], [ErrPlace], [ErrWrongPassphrase], luks.ErrReencryption, the others of
+// The errors wrap [ErrAttached], [ErrBusy], [ErrChanged], [ErrOtherVolume], [ErrPlace], [ErrWrongPassphrase], [ErrIncomplete], luks.ErrReencryption, the others of
 // luks.ReadHeader for the backup, and those of the file system. A [*LeftError] says that the header is neither the old one
 // nor the new one; the old one is in the file that it names.
 func RestoreHeader(ctx context.Context, r Restoring) (*Restored, error) {

@@ -378,3 +378,91 @@ func TestCrashCreate(t *testing.T) {
 		})
 	}
 }
+
+// TestCrashComplete: at each moment of the removal of a mark the volume is incomplete, or it opens and has all data that were
+// written before; the same call finishes.
+func TestCrashComplete(t *testing.T) {
+	t.Parallel()
+	must.Have(t, "cryptsetup")
+	for name, v := range crashVolumes(t) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			marked := must.Get(luks.Incomplete(v.content()))(t)
+			payload := v.image[v.length():]
+			host := crashdisk.New()
+			image := host.Disk("image", slices.Concat(marked, make([]byte, len(payload))))
+			must.Get(image.WriteAt(payload, v.length()))(t) // by QEMU, and not stored
+			must.OK(t, completed(image))
+			host.Record("returned")
+			v.wantMark(t, host, 5, func(s crashdisk.State, incomplete bool) {
+				t.Helper()
+				if !incomplete && !bytes.Equal(s.Bytes("image"), v.in(v.content())) {
+					t.Fatalf("after %d events the volume is complete, and lacks data or a mark is left", s.Event)
+				}
+				again := memory(s.Bytes("image"))
+				if must.OK(t, completed(again)); !v.opens(t.Context(), again) {
+					t.Fatalf("after %d events the call cannot be finished", s.Event)
+				}
+			}, false)
+		})
+	}
+}
+
+// TestCrashMark: at each moment at which a mark is put on a volume it opens, or is incomplete; the same call finishes.
+func TestCrashMark(t *testing.T) {
+	t.Parallel()
+	must.Have(t, "cryptsetup")
+	for name, v := range crashVolumes(t) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			marked := must.Get(luks.Incomplete(v.content()))(t)
+			host := crashdisk.New()
+			image := host.Disk("image", v.image)
+			must.OK(t, luks.MarkIncomplete(image))
+			host.Record("returned")
+			v.wantMark(t, host, 6, func(s crashdisk.State, _ bool) {
+				t.Helper()
+				again := memory(s.Bytes("image"))
+				if must.OK(t, luks.MarkIncomplete(again)); !bytes.Equal(again, v.in(marked)) {
+					t.Fatalf("after %d events the call cannot be finished", s.Event)
+				}
+			}, true)
+		})
+	}
+}
+
+// wantMark checks the states after a crash while a mark changes: the volume is incomplete, and neither ReadHeader nor QEMU's and
+// cryptsetup's first look finds a header, or it opens. Both occur, and after the call has returned only the one that it makes.
+func (v *crashVolume) wantMark(t *testing.T, host *crashdisk.Host, seed uint64, state func(s crashdisk.State, incomplete bool), marks bool) {
+	t.Helper()
+	n, closed, complete := 0, 0, 0
+	start := make([]byte, 6)
+	for s := range host.States(seed, states(1500)) {
+		n++
+		_, err := luks.ReadHeader(s.Disk("image"))
+		incomplete, opens := errors.Is(err, luks.ErrIncomplete), v.opens(t.Context(), s.Disk("image"))
+		readState(t, s, "image", start)
+		if incomplete == opens || incomplete == luks.HasMagic(start) {
+			t.Fatalf("after %d events: incomplete %v, opens %v, begins with %q: %v", s.Event, incomplete, opens, start, err)
+		}
+		if incomplete {
+			closed++
+			h := must.Get(luks.ReadIncomplete(s.Disk("image")))(t)
+			if key := must.Get(h.Unlock(t.Context(), []byte(crashPassphrase)))(t); !bytes.Equal(must.Use(t, key), v.key) {
+				t.Fatalf("after %d events the incomplete volume has another key", s.Event)
+			} else {
+				key.Wipe()
+			}
+		} else {
+			complete++
+		}
+		if len(s.Records) > 0 && incomplete != marks {
+			t.Fatalf("after the call has returned, incomplete is %v", incomplete)
+		}
+		state(s, incomplete)
+	}
+	if closed == 0 || complete == 0 {
+		t.Errorf("of %d states %d are incomplete, and %d open", n, closed, complete)
+	}
+	t.Logf("%d states of %d events: %d incomplete, %d open", n, host.Events(), closed, complete)
+}

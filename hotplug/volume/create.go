@@ -16,7 +16,6 @@ import (
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/blockgraph/diskxml"
-	"github.com/luksplug/luksplug/hotplug/internal/image"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/luks"
 )
@@ -167,6 +166,9 @@ func (c *creation) run(ctx context.Context, keys Keys) (_ *Volume, err error) {
 		return nil, err
 	}
 	header, err := c.header(ctx, passphrase, cost)
+	if err == nil && c.Incomplete {
+		header, err = luks.Incomplete(header)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -309,14 +311,18 @@ func (c *creation) undo(ctx context.Context) (left []string) {
 
 // readBack opens the volume by what is stored, before its files get their names.
 func (c *creation) readBack(ctx context.Context, passphrase *secrets.Secret) (h *luks.Header, err error) {
+	reading := complete()
+	if c.Incomplete {
+		reading = incomplete()
+	}
 	err = c.outputs[0].read(func(r io.ReaderAt) error { // the one with the header is the first
 		if c.Format == blockgraph.FormatQcow2 && c.Header == "" {
-			q, err := image.ReadQcow2(r)
+			q, err := reading.qcow2(r)
 			if err != nil {
 				return err
 			}
 			h = q.LUKS
-		} else if h, err = luks.ReadHeader(r); err != nil {
+		} else if h, err = reading.read(r); err != nil {
 			return err
 		}
 		return opens(ctx, h, passphrase)

@@ -129,7 +129,7 @@ func (d Destroying) find() (headerPlace, *Destroyed, error) {
 	if err != nil {
 		return headerPlace{}, nil, err
 	}
-	place, err := locate(d.Path, d.Header, 0)
+	place, err := incomplete().locate(d.Path, d.Header, 0)
 	if err != nil {
 		return headerPlace{}, nil, err
 	}
@@ -138,14 +138,14 @@ func (d Destroying) find() (headerPlace, *Destroyed, error) {
 
 // layout reads the image and its header, and refuses an image that has a header of its own besides.
 func (d Destroying) layout() (*Info, error) {
-	probed, err := image.Probe(d.Path)
+	probed, err := image.ProbeIncomplete(d.Path)
 	if err != nil {
 		return nil, err
 	}
 	if d.Header != "" && (probed.LUKS != nil || probed.Qcow2 != nil && probed.Qcow2.LUKS != nil) {
 		return nil, fmt.Errorf("%w: %s has a LUKS header of its own, and %s is another", ErrPlace, d.Path, d.Header)
 	}
-	return layoutOf(probed, d.Header)
+	return incomplete().layoutOf(probed, d.Header)
 }
 
 // findMark finds the mark of an interrupted run.
@@ -154,7 +154,7 @@ func (d Destroying) findMark() (headerPlace, mark, bool) {
 	var inside *image.InsideError
 	if d.Header != "" {
 		path = d.Header
-	} else if _, err := image.Probe(path); errors.As(err, &inside) {
+	} else if _, err := image.ProbeIncomplete(path); errors.As(err, &inside) {
 		offset = inside.Offset
 	}
 	m, found := readMark(path, offset)

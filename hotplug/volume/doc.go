@@ -29,4 +29,11 @@
 //
 // [BackupHeader] and [RestoreHeader] copy a header and write it back. [DetachHeader] and [AttachHeader] move it out of its
 // image into a file of its own and back. Their writes are ordered so that the same call finishes after a crash.
+//
+// # Volumes that are being filled
+//
+// With Request.Incomplete a volume is made that neither luksplug nor QEMU, libvirt or cryptsetup opens, because its header is
+// marked, until [Complete] is called. QEMU writes to it meanwhile by an ephemeral header (package secrets/luks). A qcow2 image
+// with the header inside is opened by QEMU itself: [Complete] removes its mark, QEMU opens the image, and [MarkIncomplete] marks
+// it again before the first byte is copied. QEMU keeps the header in memory, and does not write it.
 package volume

@@ -43,12 +43,14 @@ type held struct {
 // hold opens the header of a volume for changes and locks it, as cryptsetup does for LUKS2: a file by flock(2) on itself, a
 // block device by flock(2) on its file in /run/cryptsetup. Neither disturbs the locks of a QEMU that has the image open,
 // which are those of fcntl(2).
-func hold(ctx context.Context, l Location) (*held, error) {
+func hold(ctx context.Context, l Location) (*held, error) { return complete().hold(ctx, l) }
+
+func (r reading) hold(ctx context.Context, l Location) (*held, error) {
 	f, release, err := openLocked(ctx, l.file())
 	if err != nil {
 		return nil, err
 	}
-	p, err := locate(l.Path, l.Header, 0)
+	p, err := r.locate(l.Path, l.Header, 0)
 	if err != nil {
 		release()
 		return nil, err

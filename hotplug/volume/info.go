@@ -76,7 +76,8 @@ func (i *Info) Layout() Layout {
 var ErrNoVolume = errors.New("it has no LUKS header")
 
 // Inspect reads an image and its header, header being "" for one in the image. uses are the disks that are attached on
-// this host, as [hotplug.Uses] returns them. It changes nothing and needs no passphrase. The errors wrap [ErrNoVolume],
+// this host, as [hotplug.Uses] returns them. It changes nothing and needs no passphrase. Of an incomplete volume, LUKS.Incomplete
+// is true, and Problem is [ErrIncomplete]. The errors wrap [ErrNoVolume],
 // those of the file system and those of luks.ReadHeader. It measures for some milliseconds, and ends when ctx ends.
 func Inspect(ctx context.Context, path, header string, uses []hotplug.Use) (*Info, error) {
 	i, err := read(path, header)
@@ -102,11 +103,7 @@ func Inspect(ctx context.Context, path, header string, uses []hotplug.Use) (*Inf
 
 // read returns what the image and its header say, and nothing of what uses them.
 func read(path, header string) (*Info, error) {
-	probed, err := image.Probe(path)
-	if err != nil {
-		return nil, err
-	}
-	i, err := layoutOf(probed, header)
+	i, probed, err := incomplete().layout(path, header)
 	if err != nil {
 		return nil, err
 	}
@@ -116,18 +113,21 @@ func read(path, header string) (*Info, error) {
 	i.Size = i.guestSize(probed)
 	i.HeaderAlone = header == "" && !i.Inside && (i.LUKS.PayloadOffset() == 0 || probed.Size <= i.LUKS.PayloadOffset())
 	i.Problem, i.QEMU = i.LUKS.Usable(), i.LUKS.QEMUOpens()
+	if i.LUKS.Incomplete {
+		i.Problem, i.QEMU = ErrIncomplete, ErrIncomplete
+	}
 	return i, nil
 }
 
-// TrySlot tries a passphrase on the key slots of a volume, and returns the first one that it opens. The errors are those of
+// TrySlot tries a passphrase on the key slots of a volume, which may be incomplete, and returns the first one that it opens. The errors are those of
 // [Inspect] and of luks.Header.Unlock, among them [ErrWrongPassphrase].
 func TrySlot(ctx context.Context, path, header string, passphrase *secrets.Secret) (slot int, err error) {
-	r, err := openHeader(path, header)
+	r, err := incomplete().openHeader(path, header)
 	if err != nil {
 		return 0, err
 	}
 	defer fsutil.CloseRead(r)
-	h, err := luks.ReadHeader(r)
+	h, err := luks.ReadIncomplete(r)
 	if err != nil {
 		return 0, fmt.Errorf("%s: %w", cmp.Or(header, path), err)
 	}
@@ -149,9 +149,9 @@ type openedHeader struct {
 }
 
 // openHeader opens the header of a volume for reading. The caller closes it.
-func openHeader(path, header string) (*openedHeader, error) {
+func (r reading) openHeader(path, header string) (*openedHeader, error) {
 	file := cmp.Or(header, path)
-	probed, err := image.Probe(file)
+	probed, err := r.probe(file)
 	if err != nil {
 		return nil, err
 	}
@@ -169,10 +169,31 @@ func openHeader(path, header string) (*openedHeader, error) {
 	return &openedHeader{g, g}, nil
 }
 
-// layoutOf returns what an image and its header are, header being "" for one in the image.
-func layoutOf(probed *image.Info, header string) (*Info, error) {
+// reading is how headers are read: only those of complete volumes, or also marked ones.
+type reading struct {
+	probe func(path string) (*image.Info, error)
+	read  func(io.ReaderAt) (*luks.Header, error)
+	qcow2 func(io.ReaderAt) (*image.Qcow2Header, error)
+}
+
+func complete() reading { return reading{image.Probe, luks.ReadHeader, image.ReadQcow2} }
+func incomplete() reading {
+	return reading{image.ProbeIncomplete, luks.ReadIncomplete, image.ReadQcow2Incomplete}
+}
+
+// layout probes an image, and returns what it and its header are, header being "" for one in the image.
+func (r reading) layout(path, header string) (*Info, *image.Info, error) {
+	probed, err := r.probe(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	i, err := r.layoutOf(probed, header)
+	return i, probed, err
+}
+
+func (r reading) layoutOf(probed *image.Info, header string) (*Info, error) {
 	i := &Info{Path: probed.Path, Header: header, Format: string(probed.Format), Block: probed.Block, LUKS: probed.LUKS}
-	if probed.Format == image.LUKS {
+	if probed.LUKS != nil {
 		i.Format = string(image.Raw)
 	}
 	if probed.Qcow2 != nil {
@@ -180,7 +201,7 @@ func layoutOf(probed *image.Info, header string) (*Info, error) {
 	}
 	if header != "" {
 		var err error
-		if i.LUKS, err = readHeader(header); err != nil {
+		if i.LUKS, err = r.readHeader(header); err != nil {
 			return nil, fmt.Errorf("%s: %w", header, err)
 		}
 		i.Inside = false
@@ -207,13 +228,13 @@ func (i *Info) guestSize(probed *image.Info) int64 {
 }
 
 // readHeader reads the header in a file of its own, which may be a qcow2 image.
-func readHeader(path string) (*luks.Header, error) {
-	r, err := openHeader("", path)
+func (r reading) readHeader(path string) (*luks.Header, error) {
+	opened, err := r.openHeader("", path)
 	if err != nil {
 		return nil, err
 	}
-	defer fsutil.CloseRead(r)
-	return luks.ReadHeader(r)
+	defer fsutil.CloseRead(opened)
+	return r.read(opened)
 }
 
 // stored returns how many bytes of a file are allocated.

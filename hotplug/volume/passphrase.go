@@ -99,12 +99,17 @@ func (s Stored) remove(ctx context.Context) error {
 	return nil
 }
 
-// unlock opens the header with a passphrase, by one of the key slots; nil tries all. It reads what is stored now.
-func (h *held) unlock(ctx context.Context, passphrase *secrets.Secret, slots []int) (key *luks.VolumeKey, err error) {
+// unlock opens the header as it is stored now, see [unlock].
+func (h *held) unlock(ctx context.Context, passphrase *secrets.Secret, slots []int) (*luks.VolumeKey, error) {
 	header, err := luks.ReadHeader(h)
 	if err != nil {
 		return nil, err
 	}
+	return unlock(ctx, header, passphrase, slots)
+}
+
+// unlock opens a header with a passphrase, by one of the key slots; nil tries all.
+func unlock(ctx context.Context, header *luks.Header, passphrase *secrets.Secret, slots []int) (key *luks.VolumeKey, err error) {
 	if slots == nil {
 		slots = header.ActiveSlots() // those of low priority as well
 	}
@@ -117,7 +122,15 @@ func (h *held) unlock(ctx context.Context, passphrase *secrets.Secret, slots []i
 
 // tryUnlock is unlock that returns nil if the passphrase opens no key slot.
 func (h *held) tryUnlock(ctx context.Context, passphrase *secrets.Secret) (*luks.VolumeKey, error) {
-	key, err := h.unlock(ctx, passphrase, nil)
+	header, err := luks.ReadHeader(h)
+	if err != nil {
+		return nil, err
+	}
+	return tryUnlock(ctx, header, passphrase)
+}
+
+func tryUnlock(ctx context.Context, header *luks.Header, passphrase *secrets.Secret) (*luks.VolumeKey, error) {
+	key, err := unlock(ctx, header, passphrase, nil)
 	if errors.Is(err, luks.ErrWrongPassphrase) || errors.Is(err, luks.ErrNoKeySlot) {
 		return nil, nil
 	}

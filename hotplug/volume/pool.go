@@ -15,7 +15,7 @@ import (
 
 // FindVolumes returns the volumes among the files of a directory whose headers a secret opens: its value, or that of a
 // change that was begun. Directories in it, and what is no LUKS header, are left out. It tries each header for as long as
-// its derivations take.
+// its derivations take. The error wraps [ErrIncomplete] if the secret opens an incomplete volume, and those of the file system.
 func FindVolumes(ctx context.Context, dir string, secret Stored) ([]Location, error) {
 	values, err := secret.values(ctx)
 	defer func() {
@@ -45,6 +45,8 @@ func FindVolumes(ctx context.Context, dir string, secret Stored) ([]Location, er
 		switch opens, err := anyOpens(ctx, l, values); {
 		case err != nil:
 			return nil, fmt.Errorf("find volumes: %s: %w", l.file(), err)
+		case opens && header.Incomplete:
+			return nil, fmt.Errorf("find volumes: %s: %w, whose passphrase is this secret", l.file(), ErrIncomplete)
 		case opens:
 			out = append(out, l)
 		}
@@ -70,7 +72,7 @@ func (s Stored) values(ctx context.Context) ([]*secrets.Secret, error) {
 // headerIn returns the header in a file, nil if it has none that can be opened.
 func headerIn(path string) (Location, *luks.Header, error) {
 	l := Location{Path: path}
-	probed, err := image.Probe(path)
+	probed, err := image.ProbeIncomplete(path)
 	switch {
 	case errors.Is(err, luks.ErrDamaged), errors.Is(err, luks.ErrUnsupported), errors.Is(err, image.ErrDamaged), errors.Is(err, image.ErrUnsupported),
 		errors.Is(err, luks.ErrReencryption):
@@ -87,7 +89,7 @@ func headerIn(path string) (Location, *luks.Header, error) {
 
 // anyOpens reports whether one of the passphrases opens the header at l.
 func anyOpens(ctx context.Context, l Location, passphrases []*secrets.Secret) (bool, error) {
-	p, err := locate(l.Path, l.Header, 0)
+	p, err := incomplete().locate(l.Path, l.Header, 0)
 	if err != nil {
 		return false, err
 	}
@@ -96,19 +98,16 @@ func anyOpens(ctx context.Context, l Location, passphrases []*secrets.Secret) (b
 		return false, err
 	}
 	defer fsutil.CloseRead(content)
-	h := &held{Storage: part{durable{content}, p.offset, p.length}}
-	for _, passphrase := range passphrases {
-		key, err := h.tryUnlock(ctx, passphrase)
-		if errors.Is(err, luks.ErrUnsupported) || errors.Is(err, luks.ErrDamaged) {
-			return false, nil
-		}
-		if err != nil {
-			return false, err
-		}
-		if key != nil {
+	header, err := luks.ReadIncomplete(part{durable{content}, p.offset, p.length})
+	for i := 0; err == nil && i < len(passphrases); i++ {
+		var key *luks.VolumeKey
+		if key, err = tryUnlock(ctx, header, passphrases[i]); key != nil {
 			key.Wipe()
 			return true, nil
 		}
 	}
-	return false, nil
+	if errors.Is(err, luks.ErrUnsupported) || errors.Is(err, luks.ErrDamaged) {
+		err = nil
+	}
+	return false, err
 }

@@ -117,13 +117,13 @@ func (d Destroying) copies(out *Destroyed) []string {
 	return found
 }
 
-// hasHeader reports whether a file begins with a LUKS header with that UUID.
+// hasHeader reports whether a file begins with a LUKS header with that UUID, also one of an incomplete volume.
 func hasHeader(path, uuid string) bool {
 	f, err := fsutil.OpenRegular(nil, path)
 	if errors.Is(err, fs.ErrPermission) || err != nil {
 		return false
 	}
 	defer fsutil.CloseRead(f)
-	h, err := luks.ReadHeader(f)
+	h, err := luks.ReadIncomplete(f)
 	return err == nil && strings.EqualFold(h.UUID, uuid)
 }

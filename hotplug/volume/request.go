@@ -31,6 +31,9 @@ type Request struct {
 	Force int64
 	// LUKS is the header's format. Its PayloadOffset and Birth are chosen here.
 	LUKS luks.Format
+	// Incomplete makes a volume that nothing opens until [Complete] is called: its header is marked from the first write on. It
+	// is for one that is to be filled with the data of another volume.
+	Incomplete bool
 	// Backing is the image below a qcow2 image, nil for none.
 	Backing *Backing
 	// Qcow2 are the options of a qcow2 image.

@@ -105,15 +105,7 @@ func (r Resizing) resize(ctx context.Context) (*Resized, error) {
 
 // probe reads the image and its header.
 func (r Resizing) probe() (*Info, *image.Info, error) {
-	probed, err := image.Probe(r.Path)
-	if err != nil {
-		return nil, nil, err
-	}
-	i, err := layoutOf(probed, r.Header)
-	if err != nil {
-		return nil, nil, err
-	}
-	return i, probed, nil
+	return complete().layout(r.Path, r.Header)
 }
 
 // check refuses what the volume cannot become.

@@ -21,7 +21,7 @@ const limit = 20 * time.Minute
 
 func main() {
 	stalls := flag.Bool("stall", false, "measure only how an attach delays a guest")
-	volumes := flag.Bool("volumes", false, "measure only the rows about volumes")
+	volumes := flag.Bool("volumes", false, "measure only the rows about volumes and re-encryptions")
 	document := flag.String("document", "", "with -stall: write the table into this document as well, between its marks")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -67,7 +67,7 @@ func run(ctx context.Context, out io.Writer, n size) (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	rows, version, err := measureLibrary(ctx, dir, n)
-	for _, measure := range []func(context.Context, string, size) ([]row, error){measureCommand, measureUnlock, measureVolumes} {
+	for _, measure := range []func(context.Context, string, size) ([]row, error){measureCommand, measureUnlock, measureVolumes, measureReencrypt} {
 		if err != nil {
 			return err
 		}
@@ -96,6 +96,11 @@ func runVolumes(ctx context.Context, out io.Writer, n size) (err error) {
 	if err != nil {
 		return err
 	}
+	more, err := measureReencrypt(ctx, dir, n)
+	if err != nil {
+		return err
+	}
+	rows = append(rows, more...)
 	first, _, _ := strings.Cut(strings.TrimPrefix(version, "qemu-img version "), " ")
 	return printTable(out, first, rows)
 }

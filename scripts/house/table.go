@@ -25,6 +25,7 @@ var levels = [][]string{
 	{"hotplug/coldstart"},
 	{"hotplug"},
 	{"hotplug/libvirtvm", "hotplug/hook", "hotplug/volume"},
+	{"hotplug/reencrypt"},
 	{"cmd"},
 	{"integration", "scripts", "examples", "contrib"},
 }
@@ -35,7 +36,7 @@ var reference = strings.Fields("Reference ParseUUID Type Passphrase ISCSI Ceph T
 
 // promised are the packages whose exported names are luksplug's API.
 var promised = strings.Fields(`
-	hotplug hotplug/libvirtvm hotplug/hook hotplug/coldstart hotplug/volume
+	hotplug hotplug/libvirtvm hotplug/hook hotplug/coldstart hotplug/volume hotplug/reencrypt
 	blockgraph blockgraph/diskxml blockgraph/storagevol blockgraph/render
 	secrets secrets/keystore secrets/luks secrets/masterkey
 	secrets/age secrets/barbican secrets/credentials secrets/dir secrets/exec secrets/keyring secrets/kmip

@@ -101,7 +101,7 @@ func (h *Header) material(r io.ReaderAt, slot int) (sum [sha256.Size]byte, err e
 //
 // Anyone who can write the image can write such a header: the comparison finds mistakes.
 // Errors are those of r, and wrap [ErrReencryption] for a LUKS1 volume in the middle of a
-// re-encryption, of which no backup describes the data.
+// re-encryption, of which no backup describes the data, and [ErrIncomplete].
 func (b *Backup) Compare(r io.ReaderAt) (Comparison, error) {
 	there, err := ReadHeader(r)
 	switch {

@@ -77,6 +77,21 @@
 // loss of power leaves it recognisable, by [Backup.Compare] and [Header.Leftover]. They
 // only need the header's layout, not its key.
 //
+// # Incomplete volumes
+//
+// A volume that is being filled with the data of another one must not be opened by mistake: it lacks a part of them. So its
+// header is marked from before its first byte is written until its last one is stored: a magic of luksplug's own is in the
+// place of "LUKS\xba\xbe", and of "SKUL\xba\xbe" in the second copy of LUKS2. QEMU, libvirt and cryptsetup find no LUKS
+// header then, and [ReadHeader] returns [ErrIncomplete].
+//
+//	Incomplete(header)     marks the bytes of a header before they are written
+//	ReadIncomplete         reads a header with or without the mark
+//	Complete               removes the mark from a stored header
+//	MarkIncomplete         puts it back
+//
+// All other bytes are those of the complete header, the checksums of LUKS2 included, so that each change of the mark is the
+// write of one sector for each copy, which is stored or not.
+//
 // # Key slots
 //
 // [AddSlot] puts the volume key of a header into a spare key slot, and [WipeSlot] removes one

@@ -119,7 +119,7 @@ func fuzzed(t *testing.T, data []byte) {
 		t.Errorf("%d bytes were allocated for a header of %d", n, len(data))
 	}
 	if err != nil {
-		if h != nil || !errors.Is(err, luks.ErrNotLUKS) && !errors.Is(err, luks.ErrUnsupported) && !errors.Is(err, luks.ErrDamaged) && !errors.Is(err, luks.ErrReencryption) {
+		if h != nil || !errors.Is(err, luks.ErrNotLUKS) && !errors.Is(err, luks.ErrUnsupported) && !errors.Is(err, luks.ErrDamaged) && !errors.Is(err, luks.ErrReencryption) && !errors.Is(err, luks.ErrIncomplete) {
 			t.Errorf("%v, %v", h, err)
 		}
 		return
@@ -144,6 +144,13 @@ func fuzzed(t *testing.T, data []byte) {
 		if c, err := other.Compare(bytes.NewReader(data)); err != nil || c.Match == "" {
 			t.Errorf("compared with another: %+v, %v", c, err)
 		}
+	}
+	marked := must.Get(luks.Incomplete(data))(t)
+	if _, err := luks.ReadHeader(bytes.NewReader(marked)); !errors.Is(err, luks.ErrIncomplete) {
+		t.Errorf("marked: %v", err)
+	}
+	if same := must.Get(luks.ReadIncomplete(bytes.NewReader(marked)))(t); !same.Incomplete || same.UUID != h.UUID || same.String() != h.String() {
+		t.Errorf("marked: %v, before: %v", same, h)
 	}
 	if err := h.Usable(); err != nil {
 		if !errors.Is(err, luks.ErrUnsupported) && !errors.Is(err, luks.ErrDamaged) && !errors.Is(err, luks.ErrNoKeySlot) {

@@ -24,6 +24,9 @@ var (
 	// ErrReencryption: a LUKS1 volume whose re-encryption was interrupted. cryptsetup
 	// makes the header unusable meanwhile, and the volume is full of data.
 	ErrReencryption = errors.New("a re-encryption of this LUKS1 volume was interrupted")
+	// ErrIncomplete: the header is marked as that of a volume that is being filled with the data of another one. Neither QEMU
+	// nor cryptsetup takes it for a LUKS header. [ReadIncomplete] reads it.
+	ErrIncomplete = errors.New("the volume is the unfinished target of a re-encryption")
 )
 
 // Errors of [Header.Unlock]. Test with [errors.Is].
@@ -55,6 +58,8 @@ type Header struct {
 	UUID    string // as written in the header; may be empty
 	LUKS1   *LUKS1
 	LUKS2   *LUKS2
+	// Incomplete is true if the header is marked, see [ErrIncomplete]. Only [ReadIncomplete] returns such a header.
+	Incomplete bool
 
 	r io.ReaderAt // for key material
 }
@@ -67,7 +72,7 @@ func InReencryption(b []byte) bool { return bytes.HasPrefix(b, reencryptionMagic
 func HasMagic(b []byte) bool { return bytes.HasPrefix(b, magic) }
 
 // ReadHeader reads the LUKS header at the beginning of r. Errors wrap
-// [ErrNotLUKS], [ErrUnsupported], [ErrDamaged], [ErrReencryption], or the error of r. It keeps r for
+// [ErrNotLUKS], [ErrUnsupported], [ErrDamaged], [ErrReencryption], [ErrIncomplete], or the error of r. It keeps r for
 // [Header.Unlock]. It allocates a few kB for LUKS1, and for LUKS2 a few times the
 // size of the JSON area, usually 16 kB and at most 4 MB.
 //
@@ -80,6 +85,9 @@ func ReadHeader(r io.ReaderAt) (*Header, error) {
 	}
 	if InReencryption(start) {
 		return nil, fmt.Errorf("%w: finish it with `cryptsetup reencrypt`, and keep its files LUKS-*.log, .org and .new until then", ErrReencryption)
+	}
+	if IsIncomplete(start) {
+		return nil, fmt.Errorf("%w, and lacks a part of its data: use the source volume, which has all of them, until the re-encryption has ended", ErrIncomplete)
 	}
 	if !HasMagic(start) {
 		return nil, withoutPrimary(r)

@@ -232,12 +232,15 @@ func label(field []byte, what string) (string, error) {
 }
 
 // secondaryAt reports whether the second copy of a LUKS2 header is at off.
-func secondaryAt(r io.ReaderAt, off int64) (bool, error) {
+func secondaryAt(r io.ReaderAt, off int64) (bool, error) { return isSecondary(r, off, secondaryMagic) }
+
+// isSecondary reports whether the second copy of a LUKS2 header, with that magic, is at off.
+func isSecondary(r io.ReaderAt, off int64, value []byte) (bool, error) {
 	b, err := read(r, off, 264)
 	if err != nil {
 		return false, err
 	}
-	return len(b) == 264 && bytes.HasPrefix(b, secondaryMagic) &&
+	return len(b) == 264 && bytes.HasPrefix(b, value) &&
 		binary.BigEndian.Uint16(b[6:]) == 2 &&
 		binary.BigEndian.Uint64(b[256:]) == uint64(off), nil
 }

@@ -20,7 +20,7 @@ var systemDirs = []string{
 	"/nix/store", "/snap",
 	"/var/log", "/var/spool", "/var/mail", "/var/backups",
 	"/var/lib/dpkg", "/var/lib/rpm", "/var/lib/apt", "/var/lib/systemd", "/var/lib/sss", "/var/lib/polkit-1", "/var/lib/selinux",
-	"/var/lib/luksplug/owners", "/var/lib/luksplug/secrets", "/var/lib/luksplug/keys", "/var/lib/libvirt/qemu",
+	"/var/lib/luksplug/owners", "/var/lib/luksplug/secrets", "/var/lib/luksplug/keys", "/var/lib/luksplug/reencrypt", "/var/lib/libvirt/qemu",
 	"/run/luksplug", "/run/credentials", "/run/systemd", "/run/udev", "/run/libvirt", "/run/lock", "/run/dbus", "/run/sudo",
 	"/root/.ssh", "/root/.gnupg", "/home/*/.ssh", "/home/*/.gnupg",
 }

@@ -17,7 +17,7 @@ func TestSystemFiles(t *testing.T) {
 	t.Parallel()
 	for _, path := range []string{"/etc/shadow", "/etc", "/bin/sh", "/usr/bin/sudo", "/usr/share/a.iso", "/lib/x", "/lib64/x", "/boot/vmlinuz", "/vmlinuz", "/initrd.img", "/proc/1/mem", "/sys/x",
 		"/dev/kmem", "/dev/watchdog", "/var/log/auth.log", "/var/spool/cron/root", "/root/.ssh/authorized_keys", "/home/a/.ssh/id", "/home/a/.gnupg/x", "/var/lib/luksplug/secrets/x",
-		"/var/lib/luksplug/owners/x", "/run/luksplug/secrets/x", "/run/systemd/x", "/var/lib/dpkg/status"} {
+		"/var/lib/luksplug/owners/x", "/var/lib/luksplug/reencrypt/x", "/run/luksplug/secrets/x", "/run/systemd/x", "/var/lib/dpkg/status"} {
 		if !isSystem(path, false) {
 			t.Errorf("%s is no system file", path)
 		}

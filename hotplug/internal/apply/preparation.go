@@ -138,18 +138,36 @@ func (p Preparation) serve(ctx context.Context, h *host.Host, d *daemon.Daemon) 
 	err := Steps(ctx, p.Graph.Daemon.Plan().Steps, func(ctx context.Context, s blockgraph.Step) error {
 		return withOverlay(ctx, h, target, s, p.Values, func() error { return Send(ctx, target, s, p.Values) })
 	})
-	var step *StepError
-	switch {
-	case errors.As(err, &step) && errors.Is(err, qmp.ErrWrongPassphrase):
-		return &outcome.SecretError{Target: p.Disk.Target, Ref: passphraseOf(p.Graph.Daemon, step.Step.Subject), Err: step.Err}
-	case errors.As(err, &step):
-		return p.failed(fmt.Sprintf("the storage daemon cannot open it (%s)%s", step.Command(), outcome.Because(step.Step.Do, step.Err)), step.Err)
+	if err := daemonError(p.Disk.Target, p.Graph.Daemon, err); err != nil {
+		return err
 	}
 	err = d.Export(ctx, daemon.Export{Node: p.Graph.Daemon.Top().Name, Name: blockgraph.Export(p.Disk.Target), Writable: !p.Disk.ReadOnly})
 	if err != nil {
 		return p.failed("the storage daemon cannot export it", err)
 	}
 	return nil
+}
+
+// OpenInDaemon opens the images of a graph in a storage daemon. The error is an [*outcome.SecretError] for a wrong
+// passphrase, and an [*outcome.PreflightError] with [outcome.ErrHelperProcess] for another refusal of the daemon.
+func OpenInDaemon(ctx context.Context, d *daemon.Daemon, graph *blockgraph.Graph, values *unlock.Values) error {
+	err := Steps(ctx, graph.Plan().Steps, func(ctx context.Context, s blockgraph.Step) error {
+		return Send(ctx, StorageDaemon{d}, s, values)
+	})
+	return daemonError(blockgraph.TargetOf(graph.Target), graph, err)
+}
+
+// daemonError returns the error of a disk whose graph a storage daemon does not open, by that of [Steps].
+func daemonError(target string, graph *blockgraph.Graph, err error) error {
+	var step *StepError
+	switch {
+	case !errors.As(err, &step):
+		return err
+	case errors.Is(err, qmp.ErrWrongPassphrase):
+		return &outcome.SecretError{Target: target, Ref: passphraseOf(graph, step.Step.Subject), Err: step.Err}
+	}
+	return &outcome.PreflightError{Target: target, Cause: outcome.ErrHelperProcess, Err: step.Err,
+		Reason: fmt.Sprintf("the storage daemon cannot open it (%s)%s", step.Command(), outcome.Because(step.Step.Do, step.Err))}
 }
 
 // passphraseOf returns the reference of the passphrase that opens a node.

@@ -86,7 +86,7 @@ func (l *layerCheck) readNamed(r *remoteimage.Image, i blockgraph.Image) (out na
 	switch {
 	case errors.Is(err, image.ErrDamaged), errors.Is(err, image.ErrUnsupported):
 		err = l.refuse(outcome.ErrImageUnusable, err, "the image %s is not a %s image that luksplug reads", i.Source, format)
-	case errors.Is(err, luks.ErrDamaged), errors.Is(err, luks.ErrUnsupported), errors.Is(err, luks.ErrNotLUKS):
+	case errors.Is(err, luks.ErrDamaged), errors.Is(err, luks.ErrUnsupported), errors.Is(err, luks.ErrNotLUKS), errors.Is(err, luks.ErrReencryption), errors.Is(err, luks.ErrIncomplete):
 		err = l.refuse(outcome.ErrHeaderUnusable, err, "the image %s", i.Source)
 	case err != nil:
 		err = outcome.ServerError(l.disk.Target, i.Source, err)

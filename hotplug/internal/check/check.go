@@ -123,6 +123,13 @@ func Early() []Check {
 // Copy returns those of a new volume that a VM's disk is copied to: [Attach] without a look at the payload, which is empty.
 func Copy() []Check { return Early() }
 
+// IdleSource and IdleTarget return those of the volumes of a copy that no VM takes part in: of the old one, and of the new one,
+// whose payload is empty.
+func IdleSource() []Check { return []Check{images, payloads} }
+
+// IdleTarget is described with [IdleSource].
+func IdleTarget() []Check { return []Check{images} }
+
 // Adoption returns the checks of a disk that the VM's QEMU has open already. The state of the
 // candidate is that without the disk, and Moving is true: the locks on the images are QEMU's.
 func Adoption() []Check { return []Check{images, payloads} }

@@ -131,6 +131,10 @@ func (c *Candidate) refused(layer blockgraph.Image, found image.Format) error {
 		return c.refuse(outcome.ErrGuestHeader, nil, "the image %s is a volume full of data, and %v: finish it with `cryptsetup reencrypt`, and then add <encryption format='luks'>; %s", layer.Source, luks.ErrReencryption, or)
 	case found == image.Reencryption:
 		return c.refuse(outcome.ErrUnexpectedEncryption, nil, "the payload %s has a LUKS header of its own, and %v: finish it with `cryptsetup reencrypt`", layer.Source, luks.ErrReencryption)
+	case found == image.Incomplete && layer.Encryption == nil:
+		return c.refuse(outcome.ErrGuestHeader, luks.ErrIncomplete, "the image %s is encrypted with LUKS and not filled yet, and the XML has no <encryption>: attach the source volume, which has all data; %s", layer.Source, or)
+	case found == image.Incomplete:
+		return c.refuse(outcome.ErrIncomplete, luks.ErrIncomplete, "the payload %s begins with a LUKS header of its own: attach the source volume, which has all data", layer.Source)
 	case found == image.CephClone && layer.Encryption == nil:
 		return c.refuse(outcome.ErrGuestHeader, nil, "the image %s is a clone that Ceph's library has encrypted with LUKS, and the XML has no <encryption>: the guest would see ciphertext and could destroy the header, so add <encryption format='luks' engine='librbd'> with its secret and those of its parents; %s", layer.Source, or)
 	case layer.Encryption != nil && !found.Encrypted(): // with a detached header
@@ -149,6 +153,8 @@ func (c *Candidate) headerError(ctx context.Context, s blockgraph.Source, r imag
 	switch {
 	case errors.Is(err, luks.ErrReencryption):
 		return c.refuse(outcome.ErrHeaderUnusable, nil, "%s is a volume full of data, and %v", s, err)
+	case errors.Is(err, luks.ErrIncomplete):
+		return c.refuse(outcome.ErrIncomplete, err, "the LUKS header in %s is not to be used", s)
 	case errors.Is(err, luks.ErrOverwritten):
 		return c.refuse(outcome.ErrHeaderUnusable, nil, "the LUKS header in %s cannot be read: %v; %s", s, err, contains(ctx, r).ofOverwritten())
 	case errors.Is(err, luks.ErrNotLUKS):

@@ -80,6 +80,7 @@ func TestContent(t *testing.T) {
 	reused := bytes.Clone(mbr)
 	copy(reused[0x4000:], second)
 	interrupted := put(0, "LUKS\xde\xad\x00\x01")
+	unfilled := put(0, "PLUK\xba\xbe\x00\x01")
 	clone := put(0, "RBDL\xba\xbe\x00\x01")
 	fileVault := put(8, "\x01\x00\x10\x00")
 	copy(fileVault[88:], "CS")
@@ -121,6 +122,10 @@ func TestContent(t *testing.T) {
 		"in re-encryption":                     {encrypted, interrupted, everything, outcome.ErrHeaderUnusable, "interrupted: finish it with `cryptsetup reencrypt`"},
 		"in re-encryption, taken for plain":    {plain, interrupted, everything, outcome.ErrUnexpectedEncryption, "interrupted: finish it with `cryptsetup reencrypt`"},
 		"in re-encryption, under a header":     {detached, interrupted, start, outcome.ErrUnexpectedEncryption, "interrupted: finish it with `cryptsetup reencrypt`"},
+		"half-filled":                          {encrypted, unfilled, everything, outcome.ErrIncomplete, "use the source volume"},
+		"half-filled, taken for plain":         {plain, unfilled, everything, outcome.ErrIncomplete, "attach the source volume"},
+		"half-filled, of a server, for plain":  {plain, unfilled, start, outcome.ErrGuestHeader, "attach the source volume"},
+		"half-filled, under a header":          {detached, unfilled, start, outcome.ErrIncomplete, "attach the source volume"},
 		"another image taken for plain":        {plain, put(64, "\x7f\x10\xda\xbe"), start, outcome.ErrGuestHeader, "begins with a vdi header"},
 		"another image under a header":         {detached, put(0, "KDMV"), start, outcome.ErrImageUnusable, "is a vmdk image"},
 		"encrypted, and the header is damaged": {encrypted, luks, everything, outcome.ErrHeaderUnusable, "cannot be read"},

@@ -106,7 +106,7 @@ func (l *layerCheck) signed(found []image.Signature, err error) (warnings []stri
 }
 
 // signatures returns the signatures in an image from an offset on, except for those of LUKS
-// itself.
+// itself, which content judges.
 func signatures(ctx context.Context, searches *image.Searches, r image.Reader, offset int64) ([]image.Signature, error) {
 	part := r
 	if offset > 0 {
@@ -115,7 +115,7 @@ func signatures(ctx context.Context, searches *image.Searches, r image.Reader, o
 	all, err := searches.Signatures(ctx, part)
 	var found []image.Signature
 	for _, one := range all {
-		if one.Type != "crypto_LUKS" {
+		if one.Type != "crypto_LUKS" && one.Type != image.IncompleteSignature {
 			found = append(found, image.Signature{Offset: one.Offset + offset, Type: one.Type})
 		}
 	}

@@ -92,7 +92,7 @@ func (l *layerCheck) compareBackup(ctx context.Context) (luks.Comparison, error)
 	defer fsutil.CloseRead(payload)
 	compared, err := backup.Compare(payload)
 	switch {
-	case errors.Is(err, luks.ErrReencryption):
+	case errors.Is(err, luks.ErrReencryption), errors.Is(err, luks.ErrIncomplete):
 		return none, l.headerError(ctx, layer.Source, payload, err)
 	case err != nil:
 		return none, l.unreadable(layer.Source, err)

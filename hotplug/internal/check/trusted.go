@@ -48,6 +48,8 @@ func (l *layerCheck) refuseStore(role image.Role, store blockgraph.Source, found
 		return nil
 	case image.LUKS, image.CephClone:
 		return l.refuse(outcome.ErrGuestHeader, nil, "the %s %s of the image %s is encrypted with LUKS: the guest would see ciphertext and could destroy the header, %s", what, store, of, or)
+	case image.Incomplete:
+		return l.refuse(outcome.ErrGuestHeader, luks.ErrIncomplete, "the %s %s of the image %s is encrypted with LUKS and not filled yet: the guest could destroy it, %s", what, store, of, or)
 	case image.Reencryption:
 		return l.refuse(outcome.ErrGuestHeader, nil, "the %s %s of the image %s is a volume full of data, and %v: finish it with `cryptsetup reencrypt`, and correct the path, or allow the header, if the guest has written it into its own disk", what, store, of, luks.ErrReencryption)
 	}
@@ -161,6 +163,8 @@ func (l *layerCheck) namedContent(ctx context.Context, source blockgraph.Source,
 				return begins, nil
 			}
 			return begins, l.refuseStore(ref.Role, named.Source, begins)
+		case begins == image.Incomplete:
+			return begins, l.refuse(outcome.ErrIncomplete, luks.ErrIncomplete, "the image %s names the backing file %s, which is encrypted with LUKS and not filled yet", source, named.Source)
 		case begins == image.Reencryption:
 			return begins, encrypted(fmt.Sprintf("is a volume full of data, and %v (finish it with `cryptsetup reencrypt` first)", luks.ErrReencryption))
 		case format == image.LUKS, begins.Encrypted():

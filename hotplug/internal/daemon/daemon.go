@@ -34,6 +34,9 @@ type Options struct {
 	// Owner is the process for which the daemon runs, see [Info]; the zero value if it is
 	// unknown.
 	Owner Process
+	// Tied has the daemon killed (SIGKILL) when this process ends, however it ends. Its
+	// directory then stays until [Stop] removes it.
+	Tied bool
 }
 
 // Daemon is a connection to a running qemu-storage-daemon. Its methods may be called
@@ -47,7 +50,7 @@ type Daemon struct {
 // Start starts a daemon and waits until its monitor answers. The daemon exports nothing
 // yet, and serves one NBD client at a time: the next one waits until the first has left.
 //
-// The daemon outlives ctx, Close and this process; while this process lives, one goroutine
+// The daemon outlives ctx, Close and, unless it is Tied, this process; while this process lives, one goroutine
 // waits for the daemon's end. If it does not come up it is killed, nothing of it is left,
 // and the error is a [*StartError]. Other errors wrap [ErrRunning], [ErrDirectory] and
 // [ErrPathTooLong].
@@ -55,7 +58,7 @@ func Start(ctx context.Context, o Options) (*Daemon, error) {
 	d := &Daemon{}
 	var err error
 	d.info, d.child, err = launch{
-		dir: o.Dir, program: o.Program, usual: Program, debian: "qemu-utils", user: o.User.Needed(), env: o.Env, timeout: o.Timeout, owner: o.Owner,
+		dir: o.Dir, program: o.Program, usual: Program, debian: "qemu-utils", user: o.User.Needed(), env: o.Env, timeout: o.Timeout, owner: o.Owner, tied: o.Tied,
 		arguments: func(info Info) []string {
 			// NBD is served from the start, so that an export is one command.
 			return []string{

@@ -30,7 +30,7 @@
 //
 // # The process
 //
-// The daemon outlives the program that started it. It has a session of its own, no
+// The daemon outlives the program that started it, unless it is tied to it. It has a session of its own, no
 // terminal, none of the caller's descriptors, a minimal environment and the working
 // directory "/", and it leaves no core file. Secrets reach it through its monitor only. It
 // stays in its starter's control group: a service manager that ends a service with all its

@@ -32,6 +32,7 @@ type launch struct {
 	env           []string
 	timeout       time.Duration
 	owner         Process
+	tied          bool // it is killed when this process ends
 	arguments     func(Info) []string
 	connect       func(context.Context, Info) error // returns nil once the process answers
 }
@@ -76,7 +77,7 @@ func (l launch) startIn(ctx context.Context, d *directory) (Info, *child, error)
 		return Info{}, nil, fmt.Errorf("start %s: %w", l.program, err)
 	}
 	defer func() { _ = stderr.Close() }() // the process has a descriptor of its own
-	c, err := spawn(l.program, l.arguments(d.info(state{Kind: l.kind})), l.env, stderr, l.user)
+	c, err := spawn(program{path: l.program, args: l.arguments(d.info(state{Kind: l.kind})), env: l.env, user: l.user, tied: l.tied}, stderr)
 	if l.user != nil && errors.Is(err, fs.ErrPermission) {
 		err = fmt.Errorf("as user %d: %w: only root can start it as another user, and that user must be able to run it", l.user.UID, err)
 	}

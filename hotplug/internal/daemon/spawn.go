@@ -20,9 +20,17 @@ type child struct {
 	err     error // of the wait; state and err are valid after done
 }
 
-// spawn starts a program that outlives this process and inherits nothing of it but
-// stderr. It runs as user, with env in addition to the fixed environment.
-func spawn(program string, args, env []string, stderr *os.File, user *Credential) (*child, error) {
+// program is a program with its arguments, and with env in addition to the fixed environment.
+type program struct {
+	path      string
+	args, env []string
+	user      *Credential // that it runs as; nil is this process's user
+	tied      bool        // it is killed when this process ends
+}
+
+// spawn starts a program that inherits nothing of this process but stderr, and outlives it
+// unless it is tied to it.
+func spawn(p program, stderr *os.File) (*child, error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
@@ -30,28 +38,32 @@ func spawn(program string, args, env []string, stderr *os.File, user *Credential
 	defer func() { _ = null.Close() }() // nothing was written
 	attr := &syscall.ProcAttr{
 		Dir:   "/",
-		Env:   append([]string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}, env...),
+		Env:   append([]string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}, p.env...),
 		Files: []uintptr{null.Fd(), null.Fd(), stderr.Fd()},
-		Sys:   &syscall.SysProcAttr{Setsid: true, Credential: user.Syscall()},
+		Sys:   &syscall.SysProcAttr{Setsid: true, Credential: p.user.Syscall()},
+	}
+	c := &child{done: make(chan struct{})}
+	var end chan struct{} // of the thread
+	if p.tied {
+		attr.Sys.Pdeathsig, end = unix.SIGKILL, c.done
 	}
 	var pid int
 	var limited error
-	err = hostproc.OnThread(func() (err error) {
+	err = hostproc.OnThreadUntil(end, func() (err error) {
 		if err = seclude(); err != nil {
 			return err
 		}
 		// os.StartProcess would open a pidfd among this thread's descriptors, and use
 		// it in another thread.
-		pid, err = syscall.ForkExec(program, append([]string{program}, args...), attr)
+		pid, err = syscall.ForkExec(p.path, append([]string{p.path}, p.args...), attr)
 		if err == nil {
-			limited = limitCore(pid, user)
+			limited = limitCore(pid, p.user)
 		}
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	c := &child{done: make(chan struct{})}
 	if c.process, err = os.FindProcess(pid); err != nil {
 		return nil, err
 	}

@@ -290,3 +290,23 @@ func TestStartAsOurselves(t *testing.T) {
 		t.Errorf("it runs as %+v, %v", got, err)
 	}
 }
+
+// TestTied: a daemon that is tied to its starter lives as long as that, whichever of its threads end. That it is killed with the
+// starter is tested where a process uses that.
+func TestTied(t *testing.T) {
+	t.Parallel()
+	d := mustStart(t, Options{Tied: true})
+	for range 100 {
+		must.OK(t, hostproc.OnThread(func() error { return nil }))
+	}
+	if !d.Info().Process.Alive() {
+		t.Error("it has ended")
+	}
+	info := d.Info()
+	must.OK(t, d.Stop(testContext(t)))
+	checkGone(t, info)
+	_, err := Start(testContext(t), Options{Dir: filepath.Join(shortDir(t), "d"), Program: "testdata/fail.sh", Tied: true})
+	if failed := (*StartError)(nil); !errors.As(err, &failed) {
+		t.Errorf("one that does not start: %v", err)
+	}
+}

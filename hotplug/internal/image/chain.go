@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+
+	"github.com/luksplug/luksplug/secrets/luks"
 )
 
 // Role is what an image needs another file for.
@@ -53,7 +55,7 @@ func (r Reference) Path(path string) (string, bool) {
 func References(r io.ReaderAt, f Format) ([]Reference, error) {
 	switch f {
 	case Qcow2:
-		h, err := readQcow2(r)
+		h, err := readQcow2(r, luks.ReadHeader)
 		if err != nil {
 			return nil, err
 		}

@@ -11,6 +11,7 @@ import (
 	"os"
 
 	"github.com/luksplug/luksplug/internal/fsutil"
+	"github.com/luksplug/luksplug/secrets/luks"
 )
 
 // Guest reads an image as a guest would: the bytes of a raw image, the content of a qcow2
@@ -59,7 +60,7 @@ func (g *Guest) openQcow2(path string) error {
 	if format(start) != Qcow2 {
 		return fmt.Errorf("%w: it has no qcow2 magic", ErrDamaged)
 	}
-	if g.qcow2, err = readQcow2(g.image); err != nil {
+	if g.qcow2, err = readQcow2(g.image, luks.ReadHeader); err != nil {
 		return err
 	}
 	if g.qcow2.Crypt != CryptNone {

@@ -33,11 +33,12 @@ type Permission int
 const (
 	ConsistentRead Permission = 0
 	Write          Permission = 1
+	resize         Permission = 3
 )
 
 // String returns QEMU's name for p, as in its message "Failed to get ... lock".
 func (p Permission) String() string {
-	return map[Permission]string{ConsistentRead: "consistent read", Write: "write"}[p]
+	return map[Permission]string{ConsistentRead: "consistent read", Write: "write", resize: "resize"}[p]
 }
 
 // LockedError is a lock that QEMU cannot get. It wraps [ErrLocked].
@@ -118,6 +119,36 @@ func Locked(path string) (bool, error) {
 		return false, fmt.Errorf("%s: query its locks: %w", path, err)
 	}
 	return lock.Type != unix.F_UNLCK, nil
+}
+
+// LockForReading takes the locks of a QEMU that reads the image and lets no other process write it: a QEMU that would
+// write is refused, and so is [CheckLock] with [ReadWrite]. Other readers are not. It checks nothing: call [CheckLock]
+// with [Read] afterwards. release ends the locks.
+//
+// A storage daemon that reads a raw image without encryption shares the permission to write, so that it keeps no one away.
+//
+// The errors are those of [CheckLock]. A file system without locks is no error, as for QEMU.
+func LockForReading(path string) (release func(), err error) {
+	f, _, err := open(path, os.O_RDONLY)
+	if err != nil {
+		return nil, err
+	}
+	release = func() {
+		// A process that is just being started has the open file too, until it executes its program: closing it would leave the
+		// locks for so long.
+		all := unix.Flock_t{Type: unix.F_UNLCK, Start: usedBase, Len: locksEnd - usedBase}
+		_ = unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &all) // the end of that process unlocks it too
+		fsutil.CloseRead(f)
+	}
+	for _, at := range []int64{usedBase + int64(ConsistentRead), notSharedBase + int64(Write), notSharedBase + int64(resize)} {
+		lock := unix.Flock_t{Type: unix.F_RDLCK, Start: at, Len: 1}
+		err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &lock)
+		if err != nil && !errors.Is(err, unix.ENOLCK) && !errors.Is(err, unix.EOPNOTSUPP) {
+			release()
+			return nil, fmt.Errorf("%s: lock it: %w", path, err)
+		}
+	}
+	return release, nil
 }
 
 func checkByte(f *os.File, path string, base int64, p Permission) error {

@@ -168,3 +168,35 @@ func TestOtherLocksDoNotCount(t *testing.T) {
 		must.OK(t, unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &lock))
 	}
 }
+
+// TestLockForReading: a QEMU can read the image and not write it, as long as the lock is held.
+func TestLockForReading(t *testing.T) {
+	t.Parallel()
+	must.Have(t, "qemu-io")
+	path := create(t, "raw", "1M")
+	opens := func(access string) error {
+		out, err := exec.Command("qemu-io", "-f", "raw", access, "-c", "read 0 512", path).CombinedOutput()
+		if err != nil && !strings.Contains(string(out), "Failed to get \"write\" lock") {
+			t.Errorf("qemu-io: %s", out)
+		}
+		return err
+	}
+	first, second := must.Get(image.LockForReading(path))(t), must.Get(image.LockForReading(path))(t)
+	if err := image.CheckLock(path, image.ReadWrite); !errors.Is(err, image.ErrLocked) || opens("-n") == nil {
+		t.Errorf("a writer: %v", err)
+	}
+	if err := errors.Join(image.CheckLock(path, image.Read), opens("-r")); err != nil {
+		t.Errorf("a reader: %v", err)
+	}
+	first()
+	if image.CheckLock(path, image.ReadWrite) == nil {
+		t.Error("the second lock went with the first one")
+	}
+	second()
+	if err := errors.Join(image.CheckLock(path, image.ReadWrite), opens("-n")); err != nil {
+		t.Errorf("a writer afterwards: %v", err)
+	}
+	if _, err := image.LockForReading(path + ".none"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("no image: %v", err)
+	}
+}

@@ -25,10 +25,15 @@ const (
 	// CephClone is a clone of Ceph's that its library encrypts: a LUKS volume with a magic of
 	// its own (Ceph: src/librbd/crypto/luks), because the parent has another key.
 	CephClone Format = "luks of a Ceph clone"
+	// Incomplete is a LUKS volume that is marked as one that is being filled, see
+	// luks.ErrIncomplete: no driver opens it.
+	Incomplete Format = "half-filled luks"
 )
 
 // Encrypted reports whether the format is one of a LUKS volume.
-func (f Format) Encrypted() bool { return f == LUKS || f == Reencryption || f == CephClone }
+func (f Format) Encrypted() bool {
+	return f == LUKS || f == Reencryption || f == CephClone || f == Incomplete
+}
 
 var magics = []struct {
 	offset int
@@ -40,6 +45,7 @@ var magics = []struct {
 	{0, "LUKS\xba\xbe", LUKS},
 	{0, "LUKS\xde\xad", Reencryption},
 	{0, "RBDL\xba\xbe", CephClone},
+	{0, "PLUK\xba\xbe", Incomplete},
 	{0, "QED\x00", "qed"},
 	{0, "KDMV", "vmdk"},
 	{0, "# Disk DescriptorFile", "vmdk"},
@@ -58,7 +64,7 @@ type Info struct {
 	Size   int64 // of the file or block device in bytes, not of the guest's disk
 	Block  bool  // true for a block device
 
-	LUKS  *luks.Header // if Format is LUKS
+	LUKS  *luks.Header // if Format is LUKS, and of [ProbeIncomplete] also if it is Incomplete
 	Qcow2 *Qcow2Header // if Format is Qcow2
 }
 
@@ -85,22 +91,31 @@ func FormatOf(start []byte) Format { return format(start) }
 // acceptable: a guest can write any magic to the beginning of a raw disk.
 //
 // Errors wrap fs.ErrNotExist, fs.ErrPermission or [ErrNotImage], and, if a LUKS or qcow2
-// header cannot be read, luks.ErrDamaged, luks.ErrUnsupported, [ErrDamaged] or
+// header cannot be read, luks.ErrDamaged, luks.ErrUnsupported, luks.ErrIncomplete, [ErrDamaged] or
 // [ErrUnsupported]. All name the path.
-func Probe(path string) (*Info, error) {
+func Probe(path string) (*Info, error) { return probe(path, luks.ReadHeader) }
+
+// ProbeIncomplete is [Probe] for an image whose volume may be incomplete: it reads a LUKS header with or without
+// the mark.
+func ProbeIncomplete(path string) (*Info, error) { return probe(path, luks.ReadIncomplete) }
+
+// reading reads a LUKS header.
+type reading func(io.ReaderAt) (*luks.Header, error)
+
+func probe(path string, read reading) (*Info, error) {
 	f, stat, err := open(path, os.O_RDONLY)
 	if err != nil {
 		return nil, err
 	}
 	defer fsutil.CloseRead(f)
 	info := &Info{Path: path, Block: isBlock(stat.Mode())}
-	if err := info.fill(f); err != nil {
+	if err := info.fill(f, read); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return info, nil
 }
 
-func (i *Info) fill(f *os.File) error {
+func (i *Info) fill(f *os.File, read reading) error {
 	var err error
 	if i.Size, err = size(f); err != nil {
 		return err
@@ -111,10 +126,10 @@ func (i *Info) fill(f *os.File) error {
 	}
 	i.Format = format(start)
 	switch i.Format {
-	case LUKS:
-		i.LUKS, err = luks.ReadHeader(f)
+	case LUKS, Incomplete:
+		i.LUKS, err = read(f)
 	case Qcow2:
-		i.Qcow2, err = readQcow2(f)
+		i.Qcow2, err = readQcow2(f, read)
 	}
 	return err
 }

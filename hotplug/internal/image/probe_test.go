@@ -255,7 +255,16 @@ func FuzzQcow2(f *testing.F) {
 			got = make([]byte, min(g.Size(), 1<<13))
 			_, err = g.ReadAt(got, 0)
 		}
-		for _, known := range []error{nil, image.ErrDamaged, image.ErrUnsupported, luks.ErrDamaged, luks.ErrUnsupported, luks.ErrNotLUKS, luks.ErrReencryption} {
+		if g != nil {
+			for at := int64(0); err == nil && at < int64(len(got)); {
+				var length int64
+				if _, length, err = g.Allocation().At(at); err == nil && length <= 0 {
+					t.Fatalf("%d bytes at %d", length, at)
+				}
+				at += length
+			}
+		}
+		for _, known := range []error{nil, image.ErrDamaged, image.ErrUnsupported, luks.ErrDamaged, luks.ErrUnsupported, luks.ErrNotLUKS, luks.ErrReencryption, luks.ErrIncomplete} {
 			if errors.Is(err, known) {
 				return
 			}

@@ -69,7 +69,15 @@ const (
 
 // ReadQcow2 reads the header of a qcow2 image that r shows as it is stored. The errors are
 // those of [Probe], without a path.
-func ReadQcow2(r io.ReaderAt) (*Qcow2Header, error) {
+func ReadQcow2(r io.ReaderAt) (*Qcow2Header, error) { return checkedQcow2(r, luks.ReadHeader) }
+
+// ReadQcow2Incomplete is [ReadQcow2] for an image whose volume may be incomplete, as
+// [ProbeIncomplete].
+func ReadQcow2Incomplete(r io.ReaderAt) (*Qcow2Header, error) {
+	return checkedQcow2(r, luks.ReadIncomplete)
+}
+
+func checkedQcow2(r io.ReaderAt, read reading) (*Qcow2Header, error) {
 	start, err := readUpTo(r, 0, probeLen)
 	if err != nil {
 		return nil, err
@@ -77,10 +85,10 @@ func ReadQcow2(r io.ReaderAt) (*Qcow2Header, error) {
 	if f := format(start); f != Qcow2 {
 		return nil, fmt.Errorf("%w: it is no qcow2 image, but %s", ErrDamaged, f)
 	}
-	return readQcow2(r)
+	return readQcow2(r, read)
 }
 
-func readQcow2(r io.ReaderAt) (*Qcow2Header, error) {
+func readQcow2(r io.ReaderAt, read reading) (*Qcow2Header, error) {
 	// Header and extensions are in the first cluster, and at its beginning.
 	b, err := readUpTo(r, 0, 1<<16)
 	if err != nil {
@@ -113,7 +121,7 @@ func readQcow2(r io.ReaderAt) (*Qcow2Header, error) {
 	if int64(headerSize) > end {
 		return nil, fmt.Errorf("%w: a qcow2 header of %d bytes does not fit", ErrDamaged, headerSize)
 	}
-	if err := h.readExtensions(r, b[headerSize:end]); err != nil {
+	if err := h.readExtensions(r, read, b[headerSize:end]); err != nil {
 		return nil, err
 	}
 	if h.Crypt == CryptLUKS && h.LUKS == nil {
@@ -206,7 +214,7 @@ func (h *Qcow2Header) readBacking(r io.ReaderAt, b []byte) error {
 }
 
 // readExtensions reads the header extensions from b, which begins with the first of them.
-func (h *Qcow2Header) readExtensions(r io.ReaderAt, b []byte) error {
+func (h *Qcow2Header) readExtensions(r io.ReaderAt, read reading, b []byte) error {
 	for len(b) >= 8 {
 		kind, length := binary.BigEndian.Uint32(b), int64(binary.BigEndian.Uint32(b[4:]))
 		b = b[8:]
@@ -223,7 +231,7 @@ func (h *Qcow2Header) readExtensions(r io.ReaderAt, b []byte) error {
 		case extensionDataFile:
 			h.DataFile = string(data)
 		case extensionCrypto:
-			if err := h.readCrypto(r, data); err != nil {
+			if err := h.readCrypto(r, read, data); err != nil {
 				return err
 			}
 		}
@@ -245,7 +253,7 @@ func (e *InsideError) Error() string { return "inside qcow2: " + e.Err.Error() }
 func (e *InsideError) Unwrap() error { return e.Err }
 
 // readCrypto reads the LUKS header that the extension points to.
-func (h *Qcow2Header) readCrypto(r io.ReaderAt, extension []byte) error {
+func (h *Qcow2Header) readCrypto(r io.ReaderAt, read reading, extension []byte) error {
 	if h.Crypt != CryptLUKS || len(extension) != 16 {
 		return fmt.Errorf("%w: a LUKS header pointer of %d bytes, encryption method %s", ErrDamaged, len(extension), h.Crypt)
 	}
@@ -257,7 +265,7 @@ func (h *Qcow2Header) readCrypto(r io.ReaderAt, extension []byte) error {
 	if offset < h.ClusterSize || offset%h.ClusterSize != 0 || length <= 0 || offset+length < 0 {
 		return fmt.Errorf("%w: a LUKS header of %d bytes at offset %d", ErrDamaged, length, offset)
 	}
-	header, err := luks.ReadHeader(io.NewSectionReader(r, offset, length))
+	header, err := read(io.NewSectionReader(r, offset, length))
 	if err != nil {
 		return &InsideError{Offset: offset, Length: length, Err: err}
 	}

@@ -28,6 +28,9 @@ type Signature struct {
 	Type   string // the name in libblkid: "ext4", "gpt", "LVM2_member"
 }
 
+// IncompleteSignature is the type of the signature of a LUKS volume that is being filled, see luks.ErrIncomplete.
+const IncompleteSignature = "crypto_LUKS_incomplete"
+
 func (s Signature) String() string { return fmt.Sprintf("%s at byte %d", s.Type, s.Offset) }
 
 // ErrNoSignatures reports that wipefs, whose library knows the signatures, is not
@@ -204,13 +207,14 @@ type mark struct {
 	texts map[int]string
 }
 
-// marks are those of volumes which other programs than cryptsetup encrypt. libblkid does not
-// know the last, knows FileVault since 2.39, and finds BitLocker by data far inside of the
+// marks are those of volumes which other programs than cryptsetup encrypt, and of luksplug's own that are not filled
+// yet. libblkid does not know the last two, knows FileVault since 2.39, and finds BitLocker by data far inside of the
 // volume, which is not read.
 var marks = []mark{
 	{"BitLocker", map[int]string{3: "-FVE-FS-"}},                            // libbde: "BitLocker Drive Encryption format", volume header
 	{"cs_fvault2", map[int]string{8: "\x01\x00\x10\x00", 88: "CS"}},         // libfvde: "FileVault Drive Encryption format", volume header
 	{"geli", map[int]string{-512: "GEOM::ELI\x00\x00\x00\x00\x00\x00\x00"}}, // FreeBSD: sys/geom/eli/g_eli.h, in the last sector
+	{IncompleteSignature, map[int]string{0: "PLUK\xba\xbe"}},                // secrets/luks: the first copy of a header
 }
 
 // addMarks appends the marks that are in the places, unless libblkid has found them.

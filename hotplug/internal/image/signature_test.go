@@ -41,6 +41,7 @@ func TestSignaturesOfHugeImage(t *testing.T) {
 	must.Have(t, "wipefs")
 	for name, h := range map[string]*huge{
 		"none": {}, "BitLocker": {mark: "\xeb\x58\x90-FVE-FS-"}, "GELI": {mark: "GEOM::ELI" + strings.Repeat("\x00", 7), at: hugeSize - 512},
+		"half-filled":      {mark: "PLUK\xba\xbe\x00\x02"},
 		"at the beginning": {mark: "\x01CD001\x01", at: 32 << 10}, "at the end": {mark: "\xfcN+\xa9\x00\x00\x00\x00\x5a\x00\x00\x00", at: hugeSize - 64<<10},
 	} {
 		found, err := new(image.Searches).Signatures(t.Context(), h)

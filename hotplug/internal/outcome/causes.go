@@ -1,6 +1,10 @@
 package outcome
 
-import "errors"
+import (
+	"errors"
+
+	"github.com/luksplug/luksplug/secrets/luks"
+)
 
 // The causes of a [PreflightError]. Each is one reason for a refusal, with one remedy for
 // the caller.
@@ -25,6 +29,9 @@ var (
 	// ErrHeaderDamaged: the LUKS header in the image is missing or damaged. A caller who has a
 	// backup of it may recover the volume. It is an [ErrHeaderUnusable] too.
 	ErrHeaderDamaged = errors.New("the LUKS header in the image is damaged")
+	// ErrIncomplete: the volume is the target of a re-encryption that has not ended, or has failed, and lacks a part of its
+	// data. The source volume has all of them.
+	ErrIncomplete = luks.ErrIncomplete
 	// ErrTwoHeaders: the payload of a detached header begins with a LUKS header of its own. A
 	// caller may recover the volume, if the detached one is a backup of that. It is an
 	// [ErrUnexpectedEncryption] too.
@@ -133,7 +140,7 @@ var narrower = []struct{ cause, of error }{
 func Causes() []error {
 	return []error{
 		ErrTargetTaken, ErrNameTaken, ErrImageInUse, ErrHeaderInUse, ErrImageUnusable, ErrReadOnlyImage,
-		ErrHeaderUnusable, ErrHeaderDamaged, ErrTwoHeaders, ErrWrongBackup, ErrBackupUnproven, ErrNotDamaged, ErrUnexpectedEncryption, ErrGuestHeader, ErrPayloadSignature, ErrImageChain, ErrSystemFile, ErrPermission, ErrRelabelWouldHelp, ErrRelabelNeedsRoot, ErrServer, ErrRemoteVM,
+		ErrHeaderUnusable, ErrHeaderDamaged, ErrIncomplete, ErrTwoHeaders, ErrWrongBackup, ErrBackupUnproven, ErrNotDamaged, ErrUnexpectedEncryption, ErrGuestHeader, ErrPayloadSignature, ErrImageChain, ErrSystemFile, ErrPermission, ErrRelabelWouldHelp, ErrRelabelNeedsRoot, ErrServer, ErrRemoteVM,
 		ErrHelperProcess, ErrHostDevice, ErrOverlay, ErrReservations, ErrIdentity, ErrNeedsQEMU, ErrStall, ErrDiskInUse, ErrMounted, ErrNoNode, ErrNotLUKS, ErrNoDevice, ErrNodeShared, ErrManaged, ErrForeignLayout, ErrSize, ErrShrink, ErrFixedSize, ErrCopying, ErrUncopyable, ErrNoCopy, ErrNotInStep, ErrSwitched, ErrNotRecorded,
 	}
 }

@@ -9,6 +9,9 @@
 //	TARGET.read/  a storage daemon that reads an image for luksplug
 //	arrival       where a VM comes from that is about to start
 //
+// A copy of a volume that no VM has is there too, as if it were a VM named copy-PID-START-RANDOM
+// by the process that makes it: see [Base.Copy].
+//
 // Other users may pass through a VM's directory, since QEMU may be another user,
 // but not list it. Lock files are in a directory of their own, see [LockFileOf].
 //

@@ -15,6 +15,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/monitor"
 	"github.com/luksplug/luksplug/hotplug/internal/outcome"
 	"github.com/luksplug/luksplug/hotplug/internal/rundir"
+	"github.com/luksplug/luksplug/qmp"
 )
 
 // Policy selects the method by which a LUKS volume is opened.
@@ -194,7 +195,7 @@ func whyNotHere(ctx context.Context, c *monitor.Conn, h *host.Host, disk *blockg
 	if err != nil {
 		return nil, fmt.Errorf("query QEMU for its schema: %w", err)
 	}
-	if !schema.Supports("blockdev-add", headerMember) {
+	if !TakesHeader(schema) {
 		return errors.New("the VM's QEMU takes no other header than the volume's own, which QEMU does since 9.0"), nil
 	}
 	if !c.Client().PassesFiles() {
@@ -216,6 +217,9 @@ func canWriteHeader(ctx context.Context, h *host.Host) error {
 	}
 	return base.Check()
 }
+
+// TakesHeader reports whether a QEMU with that schema opens a LUKS volume by another header than its own.
+func TakesHeader(schema *qmp.Schema) bool { return schema.Supports("blockdev-add", headerMember) }
 
 // headerMember is the option of QEMU's LUKS driver for a detached header, since QEMU 9.0.
 const headerMember = "luks.header"

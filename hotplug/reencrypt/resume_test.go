@@ -1,0 +1,225 @@
+package reencrypt_test
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/hotplug/reencrypt"
+	"github.com/luksplug/luksplug/hotplug/volume"
+	"github.com/luksplug/luksplug/internal/must"
+	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/luks"
+)
+
+// dying is an engine whose program dies during the switch: nothing that it has done is undone.
+type dying struct {
+	reencrypt.Engine
+	switches bool // QEMU has got the command
+}
+
+var errDied = errors.New("the program has died")
+
+func (d dying) Switch(ctx context.Context, s hotplug.Switch) (*hotplug.Switched, error) {
+	if !d.switches {
+		return nil, errors.Join(s.Before(ctx), errDied)
+	}
+	_, err := d.Engine.Switch(ctx, hotplug.Switch{Before: s.Before})
+	return nil, errors.Join(err, errDied)
+}
+
+// records are references that note where they are.
+type records struct {
+	path string
+	die  bool
+}
+
+func (r *records) Kept() string { return "" }
+
+func (r *records) Move(context.Context) error {
+	if r.die {
+		return errDied
+	}
+	return os.WriteFile(r.path, []byte("new"), 0o600)
+}
+
+func (r *records) MoveBack(context.Context) error { return os.WriteFile(r.path, []byte("old"), 0o600) }
+
+// TestResume: a program that dies at any point leaves what Resume finishes, with the VM and after its end: one volume is complete and can
+// be opened, the references are to that one, and the keys of both are there until the other one is gone.
+func TestResume(t *testing.T) {
+	t.Parallel()
+	const copying, beforeMove, beforeSwitch, afterSwitch = "copying", "the old volume is marked", "both are ready", "switched"
+	for _, c := range []struct {
+		died   string
+		killed bool // the VM as well
+		want   reencrypt.Outcome
+	}{
+		{copying, false, reencrypt.OutcomeCopying}, {copying, true, reencrypt.OutcomeDropped},
+		{beforeMove, false, reencrypt.OutcomeCopying}, {beforeMove, true, reencrypt.OutcomeDone},
+		{beforeSwitch, false, reencrypt.OutcomeCopying}, {beforeSwitch, true, reencrypt.OutcomeDone},
+		{afterSwitch, false, reencrypt.OutcomeDone}, {afterSwitch, true, reencrypt.OutcomeDone},
+	} {
+		name := c.died
+		if c.killed {
+			name += " and the VM has ended"
+		}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx := t.Context()
+			b := newBench(t)
+			refs := &records{path: filepath.Join(t.TempDir(), "record")}
+			must.OK(t, refs.MoveBack(ctx))
+			b.Refer = func(context.Context, reencrypt.Entry) (reencrypt.References, error) { return refs, nil }
+			disk := b.attach(t, volume.Request{Size: 8 * mib})
+			e := must.Get(b.Start(ctx, must.Get(reencrypt.Prepare(ctx, b.request(disk)))(t)))(t)
+			source, target := e.Source, e.Target
+			if c.died != copying {
+				must.OK(t, b.Wait(ctx, reencrypt.Waiting{Poll: 10 * time.Millisecond}))
+				refs.die = c.died == beforeMove
+				first := b.Setting
+				first.Engine = dying{b.Engine, c.died == afterSwitch}
+				if _, _, err := first.Finish(ctx, e); !errors.Is(err, errDied) {
+					t.Fatal(err)
+				}
+				refs.die = false
+			}
+			if c.died == afterSwitch {
+				b.write(t, "write -P 0x33 5M 4k")
+			}
+			if c.killed {
+				b.kill()
+				b.Engine = nil
+			}
+			after, outcome, err := b.Resume(ctx, e)
+			must.OK(t, err)
+			if outcome != c.want {
+				t.Fatalf("resumed: %s, want %s", outcome, c.want)
+			}
+			if outcome == reencrypt.OutcomeCopying {
+				b.wantComplete(t, source, refs, "old")
+				if _, err := luks.ReadHeader(opened(t, target.Payload)); !errors.Is(err, luks.ErrIncomplete) {
+					t.Errorf("the new volume: %v", err)
+				}
+				must.OK(t, b.Wait(ctx, reencrypt.Waiting{Poll: 10 * time.Millisecond}))
+				after, _, err = b.Finish(ctx, after)
+				must.OK(t, err)
+				outcome = reencrypt.OutcomeDone
+			}
+			again, twice, err := b.Resume(ctx, after)
+			if outcome == reencrypt.OutcomeDropped {
+				if !errors.Is(err, fs.ErrNotExist) {
+					t.Errorf("again: %v", err)
+				}
+				b.wantComplete(t, source, refs, "old")
+				b.wantGone(t, target)
+				return
+			}
+			if err != nil || twice != reencrypt.OutcomeDone || again != after {
+				t.Errorf("again: %s, %v, %+v", twice, err, again)
+			}
+			b.wantComplete(t, after.Target, refs, "new")
+			if _, err := b.keys.Lookup(ctx, source.Secret); err != nil {
+				t.Errorf("the old secret: %v", err)
+			}
+			if c.killed {
+				plain := b.content(t, after.Target)
+				if plain[0] != 0x5a || plain[7*mib] != 0x77 || (plain[5*mib] == 0x33) != (c.died == afterSwitch) {
+					t.Error("the new volume lacks data")
+				}
+			}
+			must.OK(t, b.DiscardOld(ctx, after))
+			b.wantGone(t, after.Source)
+			b.wantGone(t, source)
+		})
+	}
+}
+
+// wantComplete checks that a volume has no mark, opens by its secret, and is the one that is referred to.
+func (b *bench) wantComplete(t *testing.T, v reencrypt.Volume, refs *records, want string) {
+	t.Helper()
+	value := must.Get(b.keys.Lookup(t.Context(), v.Secret))(t)
+	defer value.Wipe()
+	if _, err := luks.ReadHeader(opened(t, v.Payload)); err != nil {
+		t.Errorf("%s: %v", v.Payload, err)
+	}
+	if _, err := volume.TrySlot(t.Context(), v.Payload, v.Header, value); err != nil {
+		t.Errorf("%s: %v", v.Payload, err)
+	}
+	if got := string(must.Get(os.ReadFile(refs.path))(t)); got != want {
+		t.Errorf("the record is of the %s volume, not of the %s one", got, want)
+	}
+}
+
+// wantGone checks that nothing is left of a volume.
+func (b *bench) wantGone(t *testing.T, v reencrypt.Volume) {
+	t.Helper()
+	if _, err := os.Stat(v.Payload); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%s: %v", v.Payload, err)
+	}
+	if _, err := b.keys.Lookup(t.Context(), v.Secret); !errors.Is(err, secrets.ErrNotFound) {
+		t.Errorf("the secret of %s: %v", v.Payload, err)
+	}
+}
+
+// TestCancel: a re-encryption that is canceled leaves the disk on the old volume, and nothing else.
+func TestCancel(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	b := newBench(t)
+	disk := b.attach(t, volume.Request{Size: 8 * mib})
+	for _, inStep := range []bool{false, true} {
+		e := must.Get(b.Start(ctx, must.Get(reencrypt.Prepare(ctx, b.request(disk)))(t)))(t)
+		if inStep {
+			must.OK(t, b.Wait(ctx, reencrypt.Waiting{Poll: 10 * time.Millisecond}))
+		}
+		must.OK(t, b.Cancel(ctx, e))
+		b.wantGone(t, e.Target)
+		b.write(t, "read -P 0x5a 0 1M")
+		if entries := must.Get(b.Journal.List())(t); len(entries) != 0 {
+			t.Errorf("the journal has %+v", entries)
+		}
+	}
+	e := must.Get(b.Start(ctx, must.Get(reencrypt.Prepare(ctx, b.request(disk)))(t)))(t)
+	must.OK(t, b.Wait(ctx, reencrypt.Waiting{Poll: 10 * time.Millisecond}))
+	e, _, err := b.Finish(ctx, e)
+	must.OK(t, err)
+	if err := b.Cancel(ctx, e); !errors.Is(err, hotplug.ErrSwitched) {
+		t.Errorf("after the switch: %v", err)
+	}
+}
+
+// TestStartFails: a re-encryption that cannot begin leaves nothing, and touches no file of others.
+func TestStartFails(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	b := newBench(t)
+	disk := b.attach(t, volume.Request{Size: 8 * mib})
+	p := must.Get(reencrypt.Prepare(ctx, b.request(disk)))(t)
+	// Another volume gets the name between the check and the begin.
+	other := must.Get(volume.Create(ctx, volume.Request{Path: p.Entry.Target.Payload, Size: mib}, b.Keys))(t)
+	if _, err := b.Start(ctx, p); !errors.Is(err, volume.ErrExists) {
+		t.Errorf("a name that is taken: %v", err)
+	}
+	value := must.Get(b.keys.Lookup(ctx, other.Secret.Reference()))(t)
+	if _, err := volume.TrySlot(ctx, other.Path, "", value); err != nil {
+		t.Errorf("the other volume: %v", err)
+	}
+	// The VM refuses.
+	r := b.request(disk)
+	r.Size = 9 * mib
+	p = must.Get(reencrypt.Prepare(ctx, r))(t)
+	if e, err := b.Start(ctx, p); !errors.Is(err, hotplug.ErrSize) {
+		t.Errorf("another size: %v", err)
+	} else {
+		b.wantGone(t, e.Target)
+	}
+	if entries := must.Get(b.Journal.List())(t); len(entries) != 0 {
+		t.Errorf("the journal has %+v", entries)
+	}
+}

@@ -1,0 +1,305 @@
+package reencrypt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/sirupsen/logrus"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/diskxml"
+	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/hotplug/internal/image"
+	"github.com/luksplug/luksplug/hotplug/volume"
+	"github.com/luksplug/luksplug/internal/fsutil"
+	"github.com/luksplug/luksplug/secrets"
+)
+
+// Engine copies the disk of a VM. [InVM] does it for disks that luksplug has attached. The methods are those of hotplug.VM; no
+// method holds the VM's monitor after it has returned.
+type Engine interface {
+	Start(ctx context.Context, to *blockgraph.Disk, store secrets.Store, options hotplug.CopyOptions) error
+	Copy(ctx context.Context) (*hotplug.Copy, error)
+	// Payload returns the path of the image that the disk uses.
+	Payload(ctx context.Context) (string, error)
+	Converge(ctx context.Context) error
+	SetSpeed(ctx context.Context, speed int64) error
+	Resume(ctx context.Context) error
+	Switch(ctx context.Context, s hotplug.Switch) (*hotplug.Switched, error)
+	Cancel(ctx context.Context) error
+	End(ctx context.Context) error
+}
+
+// InVM is the [Engine] for a disk that luksplug has attached.
+type InVM struct {
+	// Target is the disk's target.
+	Target string
+	// With calls f with the VM. It connects to the VM for that, and disconnects afterwards.
+	With func(ctx context.Context, f func(ctx context.Context, vm *hotplug.VM) error) error
+}
+
+// Start implements [Engine].
+func (e InVM) Start(ctx context.Context, to *blockgraph.Disk, store secrets.Store, options hotplug.CopyOptions) error {
+	return e.With(ctx, func(ctx context.Context, vm *hotplug.VM) error {
+		return vm.StartCopy(ctx, e.Target, to, store, options)
+	})
+}
+
+// Copy implements [Engine].
+func (e InVM) Copy(ctx context.Context) (out *hotplug.Copy, err error) {
+	err = e.With(ctx, func(ctx context.Context, vm *hotplug.VM) error {
+		out, err = vm.Copy(ctx, e.Target)
+		return err
+	})
+	return out, err
+}
+
+// Payload implements [Engine].
+func (e InVM) Payload(ctx context.Context) (out string, err error) {
+	err = e.With(ctx, func(ctx context.Context, vm *hotplug.VM) error {
+		disks, err := vm.List(ctx)
+		for _, d := range disks {
+			if d.Target == e.Target {
+				out = d.Payload
+				return nil
+			}
+		}
+		if err == nil {
+			err = &hotplug.NotHeldError{Target: e.Target}
+		}
+		return err
+	})
+	return out, err
+}
+
+// Converge implements [Engine].
+func (e InVM) Converge(ctx context.Context) error {
+	return e.With(ctx, func(ctx context.Context, vm *hotplug.VM) error { return vm.ConvergeCopy(ctx, e.Target) })
+}
+
+// SetSpeed implements [Engine].
+func (e InVM) SetSpeed(ctx context.Context, speed int64) error {
+	return e.With(ctx, func(ctx context.Context, vm *hotplug.VM) error { return vm.SetCopySpeed(ctx, e.Target, speed) })
+}
+
+// Resume implements [Engine].
+func (e InVM) Resume(ctx context.Context) error {
+	return e.With(ctx, func(ctx context.Context, vm *hotplug.VM) error { return vm.ResumeCopy(ctx, e.Target) })
+}
+
+// Switch implements [Engine].
+func (e InVM) Switch(ctx context.Context, s hotplug.Switch) (out *hotplug.Switched, err error) {
+	err = e.With(ctx, func(ctx context.Context, vm *hotplug.VM) error {
+		out, err = vm.SwitchCopy(ctx, e.Target, s)
+		return err
+	})
+	return out, err
+}
+
+// Cancel implements [Engine].
+func (e InVM) Cancel(ctx context.Context) error {
+	return e.With(ctx, func(ctx context.Context, vm *hotplug.VM) error { return vm.CancelCopy(ctx, e.Target) })
+}
+
+// End implements [Engine].
+func (e InVM) End(ctx context.Context) error {
+	return e.With(ctx, func(ctx context.Context, vm *hotplug.VM) error { return vm.EndCopy(ctx, e.Target) })
+}
+
+// References are what refers to the disk besides QEMU, such as libvirt's records.
+type References interface {
+	// Kept returns the text that is kept on the host for the new volume, see [hotplug.CopyOptions].
+	Kept() string
+	// Move makes them refer to the new volume, and MoveBack to the old one. Both may be repeated, also after a failure.
+	Move(ctx context.Context) error
+	MoveBack(ctx context.Context) error
+}
+
+// Setting is where a re-encryption takes place.
+type Setting struct {
+	Journal Journal
+	// Engine copies in the VM.
+	Engine Engine
+	// Refer returns the references to the disk of an entry; nil for a VM without any.
+	Refer func(ctx context.Context, e Entry) (References, error)
+	// Store looks up the passphrase of the new volume.
+	Store secrets.Store
+	// Keys stores a new passphrase.
+	Keys volume.Keys
+	// Forget removes the secret of a volume that is gone from its key store, whose URI is "" if it is not known. It returns nil for
+	// one that is gone already, and for one that something else uses.
+	Forget func(ctx context.Context, ref secrets.Reference, keyStore string) error
+	// Attached returns the disks that are attached on this host.
+	Attached func() ([]hotplug.Use, error)
+	// Log takes log entries; nil discards them.
+	Log logrus.FieldLogger
+}
+
+// location returns where a volume is.
+func (v Volume) location() volume.Location { return volume.Location{Path: v.Payload, Header: v.Header} }
+
+// undoing bounds what is done after a failure.
+const undoing = time.Minute
+
+// Start makes the new volume and begins to copy. The copy goes on when the program ends. After a failure nothing is left of it,
+// or the error names it.
+//
+// The errors are those of [volume.Create], of [hotplug.VM.StartCopy] and of the journal. They wrap a [*volume.LeftError] if
+// something of the new volume could not be removed.
+func (s Setting) Start(ctx context.Context, p *Prepared) (Entry, error) {
+	e := p.Entry
+	lock, err := s.Journal.Lock(ctx, e.ID, nil)
+	if err != nil {
+		return e, err
+	}
+	defer lock.Release()
+	if err := s.begin(ctx, p, &e); err != nil {
+		after, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoing)
+		defer cancel()
+		if left := s.discardNew(after, e); left != nil {
+			return e, fmt.Errorf("%w; %w", err, left)
+		}
+		return e, err
+	}
+	return e, nil
+}
+
+// begin is Start without undoing.
+func (s Setting) begin(ctx context.Context, p *Prepared, e *Entry) error {
+	// The entry names what is about to be made.
+	if err := s.Journal.Write(*e); err != nil {
+		return err
+	}
+	keys := s.Keys
+	if p.create.Secret.UUID != uuid.Nil || p.create.Secret.UsageType != secrets.UsageNone {
+		keys = nil // it exists
+	}
+	made, err := volume.Create(ctx, p.create, keys)
+	if err != nil {
+		return err
+	}
+	e.Target.Secret = secrets.Reference{Type: secrets.Passphrase, UUID: made.Secret.UUID}
+	if p.SameSecret {
+		e.Target.Secret = e.Source.Secret // which may be one without a uuid
+	}
+	if made.Store != nil {
+		e.Target.KeyStore = made.Store.String()
+	}
+	xml, err := diskxml.WithVolume([]byte(e.Source.XML), diskxml.LocalVolume{Format: e.Target.Format, Payload: diskxml.LocalImage{Path: e.Target.Payload, Block: made.Block},
+		Header: diskxml.LocalImage{Path: e.Target.Header}, Secret: e.Target.Secret})
+	if err != nil {
+		return err
+	}
+	e.Target.XML = string(xml)
+	if err := s.Journal.Write(*e); err != nil {
+		return err
+	}
+	disk, err := diskxml.ParseDisk(xml)
+	if err != nil {
+		return err
+	}
+	options := hotplug.CopyOptions{Spec: p.request.Spec, Speed: e.Speed, Opened: func(ctx context.Context) error {
+		return volume.MarkIncomplete(ctx, e.Target.location())
+	}}
+	refs, err := s.refer(ctx, *e)
+	if err != nil {
+		return err
+	}
+	options.Kept = refs.Kept()
+	if err := s.Engine.Start(ctx, disk, s.Store, options); err != nil {
+		return err
+	}
+	*e, err = s.Journal.Update(e.ID, PhaseCopying)
+	return err
+}
+
+// refer returns the references.
+func (s Setting) refer(ctx context.Context, e Entry) (References, error) {
+	if s.Refer == nil {
+		return noReferences{}, nil
+	}
+	return s.Refer(ctx, e)
+}
+
+// noReferences are those of a VM without a manager.
+type noReferences struct{}
+
+func (noReferences) Kept() string                   { return "" }
+func (noReferences) Move(context.Context) error     { return nil }
+func (noReferences) MoveBack(context.Context) error { return nil }
+
+// discardNew removes the new volume of an entry, its secret if that is its own, and then the entry. It may be repeated.
+func (s Setting) discardNew(ctx context.Context, e Entry) error {
+	if err := s.remove(ctx, e.Target, e.Source); err != nil {
+		return err
+	}
+	return s.Journal.Remove(e.ID)
+}
+
+// remove destroys a volume, and removes its secret if other has another one.
+func (s Setting) remove(ctx context.Context, v, other Volume) error {
+	forget := func(ctx context.Context) error {
+		if s.Forget == nil || v.Secret == (secrets.Reference{}) || v.Secret == other.Secret {
+			return nil
+		}
+		return s.Forget(ctx, v.Secret, v.KeyStore)
+	}
+	uses, err := s.uses()
+	if err != nil {
+		return err
+	}
+	if v.UUID == "" { // no header that could be wiped
+		return s.removePlain(v, uses)
+	}
+	d := volume.Destroying{Path: v.Payload, Header: v.Header, Attached: uses, RemoveSecret: forget, DryRun: true}
+	found, err := volume.Destroy(ctx, d)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, volume.ErrNoVolume), err == nil && !strings.EqualFold(found.UUID, v.UUID):
+		return forget(ctx) // another file has the name, which is not ours to remove
+	case err != nil:
+		return err
+	}
+	d.DryRun = false
+	_, err = volume.Destroy(ctx, d)
+	return err
+}
+
+func (s Setting) uses() ([]hotplug.Use, error) {
+	if s.Attached == nil {
+		return nil, nil
+	}
+	return s.Attached()
+}
+
+// removePlain removes the file of a volume without encryption.
+func (s Setting) removePlain(v Volume, uses []hotplug.Use) error {
+	for _, u := range uses {
+		if image.SameFile(u.Payload, v.Payload) {
+			return fmt.Errorf("%s is attached as %s of VM %s: %w", v.Payload, u.Target, u.VM, hotplug.ErrImageInUse)
+		}
+	}
+	info, err := os.Lstat(v.Payload)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() {
+		return nil // a block device is its owner's
+	}
+	if err := image.CheckLock(v.Payload, image.ReadWrite); err != nil {
+		return err
+	}
+	if err := os.Remove(v.Payload); err != nil {
+		return err
+	}
+	return fsutil.SyncDir(nil, filepath.Dir(v.Payload))
+}
