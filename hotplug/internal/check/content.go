@@ -217,7 +217,7 @@ func (l *layerCheck) opens(h *luks.Header) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, luks.ErrUnsupported):
-		return &blockgraph.UnsupportedError{Element: "disk/source/encryption", Reason: fmt.Sprintf("%s does not unlock the header of %s for disk %s: %v", who, source, l.disk.Target, err)}
+		return &blockgraph.UnsupportedError{Element: "disk/source/encryption", Reason: fmt.Sprintf("%s does not unlock the header of %s for disk %s: %v", who, source, blockgraph.TargetOf(l.disk.Target), err)}
 	}
 	return l.refuse(outcome.ErrHeaderUnusable, err, "the LUKS header of %s", source)
 }
