@@ -348,9 +348,51 @@ func TestVolumeReencryptDomain(t *testing.T) {
 		t.Errorf("secrets in the end: %v", keys)
 	}
 	virsh(ctx, t, l, "destroy", d.Name)
+	inside(ctx, t, l, "volume", "reencrypt", filepath.Join(dir, "disk-r2.img")).want(t, 5).wantStderr(t, "--domain")
+	viaVirsh(ctx, t, l, d.Name, "volume", "reencrypt", "sda", "--discard-old").want(t, 0).wantStdout(t, "disk-r3.img")
 	virsh(ctx, t, l, "start", d.Name)
 	wantRecorded(ctx, t, l, d, want)
-	viaVirsh(ctx, t, l, d.Name, "volume", "reencrypt", "--older-than", "1ms", "--discard-old").want(t, 0).wantStdout(t, "disk-r3.img")
+	viaVirsh(ctx, t, l, d.Name, "volume", "reencrypt", "--older-than", "1ms", "--discard-old").want(t, 0).wantStdout(t, "disk-r4.img")
 	wantRecorded(ctx, t, l, d, want)
 	viaVirsh(ctx, t, l, d.Name, "detach", "--persistent", "sda").want(t, 0)
+}
+
+// TestVolumeReencryptIdle: a volume that no VM has gets a new data key, and one whose copy is interrupted stays as it was.
+func TestVolumeReencryptIdle(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	c := newCopied(ctx, t, "4M")
+	c.io(ctx, t, "write -P 0x5a 0 1M")
+	c.run(ctx, t, "volume", "reencrypt", c.path, "--with-new-secret").want(t, 5) // the VM has it
+	c.wantOld(ctx, t, 1)
+	c.inVM(ctx, t, "detach", "sda").want(t, 0)
+	c.run(ctx, t, "volume", "reencrypt", c.path, "--dry-run").want(t, 0).wantStdout(t, "would re-encrypt", "4194304 bytes")
+	c.run(ctx, t, "volume", "reencrypt", c.path, "--no-wait").want(t, 2)
+	b := startCommand(t, c.command(ctx, append([]string{"volume", "reencrypt", c.path, "--with-new-secret"}, slowly...)...))
+	eventually(ctx, t, "luksplug copies", func() bool {
+		jobs := c.jobs(ctx, t)
+		return len(jobs) == 1 && jobs[0].Phase == "copying" && strings.HasPrefix(jobs[0].State, "copied by process") || b.isOver()
+	})
+	c.run(ctx, t, "volume", "jobs", "--cancel").want(t, 5).wantStderr(t, "is driven by process")
+	must.OK(t, b.cmd.Process.Signal(os.Interrupt))
+	b.end(ctx, t).want(t, 6).wantStderr(t, "the old volume is complete")
+	c.wantOld(ctx, t, 1)
+	b = startCommand(t, c.command(ctx, append([]string{"volume", "reencrypt", c.path, "--with-new-secret"}, slowly...)...))
+	eventually(ctx, t, "luksplug copies", func() bool {
+		jobs := c.jobs(ctx, t)
+		return len(jobs) == 1 && jobs[0].Phase == "copying" || b.isOver()
+	})
+	must.OK(t, b.cmd.Process.Kill())
+	<-b.ended
+	eventually(ctx, t, "the storage daemon has ended", func() bool {
+		return c.run(ctx, t, "volume", "jobs", "--cancel").code == 0
+	})
+	c.wantOld(ctx, t, 1)
+
+	xml := c.run(ctx, t, "volume", "reencrypt", c.xml, "--with-new-secret", "--discard-old", "--layout", "detached").want(t, 0).stdout
+	c.inVM(ctx, t, "attach", writeFile(t, "again.xml", xml)).want(t, 0)
+	c.io(ctx, t, "read -P 0x5a 0 1M")
+	if len(c.jobs(ctx, t)) != 0 || c.secrets(ctx, t) != 1 {
+		t.Errorf("the old volume is not discarded: %+v", c.jobs(ctx, t))
+	}
 }

@@ -227,9 +227,12 @@ func allVMs(ctx context.Context, a *app) ([]vmAddress, error) {
 
 // prepare makes the checks for the disk.
 func (d *oldDisk) prepare(ctx context.Context, a *app, o reencryptOptions) (*reencrypt.Prepared, error) {
-	disk, err := findAttached(ctx, a, d.at, d.target)
+	disk, err := findInVM(ctx, a, d.at, d.target)
 	if err != nil {
 		return nil, err
+	}
+	if disk.idle {
+		return nil, libvirtvm.ErrOff // since it was listed
 	}
 	p, err := prepareDisk(ctx, a, o, disk)
 	if err == nil && !p.RecordsBirth() {
