@@ -396,3 +396,27 @@ func TestVolumeReencryptIdle(t *testing.T) {
 		t.Errorf("the old volume is not discarded: %+v", c.jobs(ctx, t))
 	}
 }
+
+// TestVolumeReencryptSharedSecret: a secret that another disk uses stays when the old volume is destroyed.
+func TestVolumeReencryptSharedSecret(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	c := newCopied(ctx, t, "1M")
+	var info struct{ Secrets []string }
+	c.run(ctx, t, "--output", "json", "volume", "info", c.path).want(t, 0).decode(t, &info)
+	xml := c.run(ctx, t, "volume", "create", "other", "--target", "sdb", "--size", "1M", "--path", filepath.Join(c.dir, "other.img"), "--secret", info.Secrets[0]).want(t, 0).stdout
+	c.inVM(ctx, t, "attach", writeFile(t, "sdb.xml", xml)).want(t, 0)
+	c.inVM(ctx, t, "volume", "reencrypt", "sda", "--with-new-secret", "--discard-old").want(t, 0).wantStderr(t, "the secret "+info.Secrets[0]+" stays", "other.img")
+	if n := c.secrets(ctx, t); n != 2 {
+		t.Errorf("%d secrets", n)
+	}
+	// A new volume may have a secret that exists, and its end does not remove that.
+	c.inVM(ctx, t, "volume", "reencrypt", "sda", "--secret", info.Secrets[0], "--speed", "64K", "--no-wait").want(t, 0)
+	c.run(ctx, t, "volume", "jobs", "copying", "--cancel").want(t, 2)
+	for _, job := range c.jobs(ctx, t) {
+		c.run(ctx, t, "volume", "jobs", job.ID, "--cancel").want(t, 0)
+	}
+	if n := c.secrets(ctx, t); n != 2 {
+		t.Errorf("%d secrets after the second copy was canceled", n)
+	}
+}
