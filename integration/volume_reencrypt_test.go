@@ -6,8 +6,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
 	"github.com/luksplug/luksplug/internal/must"
@@ -418,5 +421,53 @@ func TestVolumeReencryptSharedSecret(t *testing.T) {
 	}
 	if n := c.secrets(ctx, t); n != 2 {
 		t.Errorf("%d secrets after the second copy was canceled", n)
+	}
+}
+
+// TestVolumeReencryptAtATerminal: ^C asks whether the copy is to go on.
+func TestVolumeReencryptAtATerminal(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	c := newCopied(ctx, t, "4M")
+	for _, at := range []struct {
+		typed, says string
+		code, jobs  int
+	}{{"c\n", "is canceled", 6, 0}, {"\n", "goes on copying", 130, 1}} {
+		tty, person := must.Terminal(t)
+		must.OK(t, unix.IoctlSetWinsize(int(tty.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 25, Col: 120})) // for the bar
+		cmd := c.command(ctx, append([]string{"--qmp", c.q.Socket, "volume", "reencrypt", "sda", "--with-new-secret"}, slowly...)...)
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = tty, tty, tty
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+		must.OK(t, cmd.Start())
+		shown, done := make(chan string, 1), make(chan error, 1)
+		go func() { shown <- conversation(person, [][2]string{{", copying", "\x03"}, {"[L/c] ", at.typed}}) }()
+		go func() { done <- cmd.Wait() }()
+		<-done //nolint:errcheck // the exit code is in the process's state
+		must.OK(t, tty.Close())
+		text := <-shown
+		if code := cmd.ProcessState.ExitCode(); code != at.code || !strings.Contains(text, at.says) || !strings.Contains(text, " % ") || len(c.jobs(ctx, t)) != at.jobs {
+			t.Errorf("exit code %d, want %d, %d jobs: %q", code, at.code, len(c.jobs(ctx, t)), text)
+		}
+	}
+	c.run(ctx, t, "volume", "jobs", "--cancel").want(t, 0)
+	c.wantOld(ctx, t, 1)
+}
+
+// conversation types texts, each when the terminal shows another one, and returns all that it shows.
+func conversation(person *os.File, say [][2]string) string {
+	var text strings.Builder
+	buffer := make([]byte, 1000)
+	from := 0
+	for {
+		n, err := person.Read(buffer)
+		text.Write(buffer[:n])
+		if err != nil {
+			return text.String()
+		}
+		if len(say) > 0 && strings.Contains(text.String()[from:], say[0][0]) {
+			from = text.Len()
+			_, _ = person.WriteString(say[0][1]) // an error ends the reading as well
+			say = say[1:]
+		}
 	}
 }
