@@ -33,13 +33,17 @@ func Build(d *Disk, m Machine, u Unlock) (*Graph, error) {
 }
 
 // BuildCopy returns the graph of the images of a disk as an instance of it, without a device: its top node is the target
-// of a copy of the disk. The disk is validated first. The errors are [*InvalidError] and [*UnsupportedError].
+// of a copy of the disk. Its first node is the [Guard]. The disk's filters are left out: those of the attached disk stay,
+// over the new images. The disk is validated first. The errors are [*InvalidError] and [*UnsupportedError].
 func BuildCopy(d *Disk, instance string, u Unlock) (*Graph, error) {
 	if err := d.Validate(); err != nil {
 		return nil, err
 	}
-	b := newBuilder(d, u)
+	images := *d
+	images.CopyOnRead = false
+	b := newBuilder(&images, u)
 	b.instance, b.graph.Target = instance, instance
+	b.guard()
 	_, err := b.images()
 	return b.graph, err
 }
@@ -113,7 +117,7 @@ func BuildDecrypted(target string, image Image) (*Graph, error) {
 
 func buildImage(target string, image Image) (*Graph, error) {
 	image.Backing, image.Terminated = nil, formats[image.Format].backing
-	disk := &Disk{Target: target, Device: DeviceDisk, Bus: BusVirtio, ReadOnly: true, Image: image}
+	disk := &Disk{Target: TargetOf(target), Device: DeviceDisk, Bus: BusVirtio, ReadOnly: true, Image: image}
 	if err := disk.Validate(); err != nil {
 		return nil, err
 	}

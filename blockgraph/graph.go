@@ -21,6 +21,7 @@ type Graph struct {
 	Globals    []string          // -global options for a QEMU that is about to start; they are no steps of a plan
 	Warnings   []string          // differences between the disk and its XML
 	Headers    []EphemeralHeader // the ephemeral headers that nodes read, see [Unlock]
+	Guard      *Guard            // keeps the VM from being migrated; nil for a disk that is not the target of a copy
 	Overlay    *Overlay          // receives the writes to a transient disk, nil for other disks
 	// Daemon is the graph of a storage daemon outside of the VM, nil for none. It has no
 	// devices: its top node is exported.
@@ -94,6 +95,14 @@ func (g *Graph) FileOf(node string) *PassedFile {
 		if g.Files[i].Node == node {
 			return &g.Files[i]
 		}
+	}
+	return nil
+}
+
+// GuardOf returns the guard if the node is its own, nil otherwise.
+func (g *Graph) GuardOf(node string) *Guard {
+	if g.Guard != nil && g.Guard.Node == node {
+		return g.Guard
 	}
 	return nil
 }

@@ -76,6 +76,8 @@ const (
 	RoleChardev        Role = "chardev"         // the connection to a vhost-user server
 	RoleController     Role = "scsi"            // a SCSI controller added for the disk
 	RoleCopy           Role = "copy"            // the block job that copies the disk to its other instance
+	RoleGuard          Role = "copying"         // keeps the VM from being migrated meanwhile, see Guard
+	RoleGuardFDSet     Role = "copying-fdset"   // the descriptor set the guard's image is passed in
 	RoleDevice         Role = ""                // the frontend device itself
 )
 
@@ -121,6 +123,10 @@ func (r Role) Base() (role Role, layer int) {
 
 // IsFilter reports whether r is that of a node of a throttle group.
 func (r Role) IsFilter() bool { return strings.HasPrefix(string(r), string(RoleFilter)) }
+
+// AboveImages reports whether r is that of a node over the disk's images, which stays when the disk is copied to other ones.
+// It always has the name of the first instance.
+func (r Role) AboveImages() bool { return r.IsFilter() || r == RoleCopyOnRead }
 
 func namePrefix(instance string) string { return Name(instance, RoleDevice) + "-" }
 

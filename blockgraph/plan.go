@@ -17,6 +17,8 @@ type Step struct {
 	// device of the host. Both are nil for all other steps.
 	Header *EphemeralHeader
 	File   *PassedFile
+	// Guard is the guard whose image the step passes as a descriptor, or whose node it makes; nil for all other steps.
+	Guard *Guard
 	// Overlay is the overlay that the step's node is opened from, nil for all other steps:
 	// the executor creates the file just before the step, and unlinks it just after.
 	Overlay *Overlay
@@ -57,7 +59,7 @@ func (g *Graph) Plan() *Plan {
 			p.addObject(g.ObjectByID(id))
 		}
 		set := p.addFDSet(n.Name)
-		p.Steps = append(p.Steps, Step{Kind: StepNode, Subject: n.Name, Overlay: g.OverlayOf(n.Name),
+		p.Steps = append(p.Steps, Step{Kind: StepNode, Subject: n.Name, Overlay: g.OverlayOf(n.Name), Guard: g.GuardOf(n.Name),
 			Do: Command{"blockdev-add", n.Options}, Undo: command("blockdev-del", "node-name", n.Name)})
 		if set != nil {
 			p.Steps = append(p.Steps, Step{Kind: StepRelease, Subject: set.Subject, Do: set.Undo})
@@ -87,7 +89,9 @@ func (g *Graph) Plan() *Plan {
 func (p *Plan) addFDSet(node string) *Step {
 	s := Step{Kind: StepFDSet}
 	var id int64
-	switch h, f := p.Graph.HeaderOf(node), p.Graph.FileOf(node); {
+	switch h, f, guard := p.Graph.HeaderOf(node), p.Graph.FileOf(node), p.Graph.GuardOf(node); {
+	case guard != nil && guard.FDSet != 0:
+		s.Guard, s.Subject, id = guard, guard.Opaque, guard.FDSet
 	case h != nil && h.FDSet != 0:
 		s.Header, s.Subject, id = h, h.Opaque, h.FDSet
 	case f != nil:

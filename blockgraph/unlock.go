@@ -8,8 +8,8 @@ import (
 // Unlock says how the LUKS volumes of a disk are opened. The zero value is MethodQEMU.
 type Unlock struct {
 	Method Method
-	FDSet  int64  // the id of the first descriptor set for ephemeral headers that are passed as descriptors
-	Dir    string // on the VM's host: for ephemeral headers that are passed as files, or the daemon's socket
+	FDSet  int64  // the id of the first descriptor set for ephemeral headers, and a [Guard], that are passed as descriptors
+	Dir    string // on the VM's host: for ephemeral headers and a [Guard] that are passed as files, or the daemon's socket
 }
 
 // Method says how LUKS volumes are opened.
@@ -68,7 +68,11 @@ func (b *builder) ephemeral(original Image, secret string, layer int) string {
 
 // nextFDSet returns the id of the next descriptor set.
 func (b *builder) nextFDSet() int64 {
-	return max(b.unlock.FDSet, FirstFDSet) + int64(len(b.graph.Headers)+len(b.graph.Files))
+	n := len(b.graph.Headers) + len(b.graph.Files)
+	if g := b.graph.Guard; g != nil && g.FDSet != 0 {
+		n++
+	}
+	return max(b.unlock.FDSet, FirstFDSet) + int64(n)
 }
 
 // fdsetPath is the name under which QEMU opens a descriptor that it was passed.

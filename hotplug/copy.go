@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug/internal/apply"
@@ -90,7 +91,7 @@ func (vm *VM) StartCopy(ctx context.Context, target string, disk *blockgraph.Dis
 	if state, from, err = vm.withoutCopy(ctx, state, from); err != nil {
 		return err
 	}
-	top, err := vm.checkCopyable(ctx, state, from)
+	what, err := vm.checkCopyable(ctx, state, from)
 	if err != nil {
 		return err
 	}
@@ -99,7 +100,7 @@ func (vm *VM) StartCopy(ctx context.Context, target string, disk *blockgraph.Dis
 	named.Target = blockgraph.OtherInstance(from.Instance)
 	images := &remoteimage.Opener{Host: vm.host, Store: store, Target: named.Target}
 	defer images.Close(ctx)
-	c := &copying{attach: attach{VM: vm, disk: &named, store: store, options: AttachOptions{Spec: options.Spec}, images: images}, target: target, from: top, options: options}
+	c := &copying{attach: attach{VM: vm, disk: &named, store: store, options: AttachOptions{Spec: options.Spec}, images: images}, target: target, from: what, options: options}
 	return c.start(ctx, state, disk)
 }
 
@@ -132,9 +133,18 @@ func (vm *VM) withoutCopy(ctx context.Context, state *State, disk *AttachedDisk)
 	return state, disk, nil
 }
 
-// checkCopyable refuses a disk that cannot be copied while the VM has it, and returns the node that its device uses.
-func (vm *VM) checkCopyable(ctx context.Context, state *State, disk *AttachedDisk) (*Node, error) {
-	refuse := func(cause error, format string, args ...any) (*Node, error) {
+// original is what is copied of a disk.
+type original struct {
+	top *Node // the device uses it
+	// replaced is the node in whose place the new volume comes, if nodes over the images stay above it; "" for top.
+	replaced string
+	// converges is true if the copy-mode of the job can be changed.
+	converges bool
+}
+
+// checkCopyable refuses a disk that cannot be copied while the VM has it, and returns what is copied.
+func (vm *VM) checkCopyable(ctx context.Context, state *State, disk *AttachedDisk) (*original, error) {
+	refuse := func(cause error, format string, args ...any) (*original, error) {
 		return nil, &PreflightError{Target: disk.Target, Cause: cause, Reason: fmt.Sprintf(format, args...)}
 	}
 	top := state.Top(disk)
@@ -146,15 +156,14 @@ func (vm *VM) checkCopyable(ctx context.Context, state *State, disk *AttachedDis
 	case top.ReadOnly:
 		return refuse(ErrReadOnlyImage, "it is read-only in the VM: detach it first")
 	}
+	copiesOnRead := slices.Contains(disk.Nodes, blockgraph.Name(disk.Target, blockgraph.RoleCopyOnRead))
 	for _, name := range disk.Nodes {
 		_, role, _ := blockgraph.ParseName(name)
-		switch role, _ = role.Base(); {
+		switch _, layer := role.Base(); {
 		case role == blockgraph.RoleOverlayFormat:
 			return refuse(ErrUncopyable, "it is transient: its overlay is lost when it is detached, which a copy would keep")
-		case role == blockgraph.RoleCopyOnRead:
-			return refuse(ErrUncopyable, "it copies on read (copy_on_read='on'), which a copy of all data makes needless: detach it, and attach it without")
-		case role.IsFilter():
-			return refuse(ErrUncopyable, "it is in a throttle group by a filter (<throttlefilters>), whose node would stay above both volumes: detach it, and attach it without")
+		case layer > 0 && copiesOnRead:
+			return refuse(ErrUncopyable, "it copies what it reads from the images below its own (copy_on_read='on'), so that a copy would fill the old volume: detach it, and attach it without")
 		}
 	}
 	if err := vm.checkUnused(ctx, disk, "begin"); err != nil {
@@ -172,14 +181,23 @@ func (vm *VM) checkCopyable(ctx context.Context, state *State, disk *AttachedDis
 	case migrating:
 		return nil, fmt.Errorf("disk %s: it cannot be copied: %w", disk.Target, ErrMigrating)
 	}
-	return top, nil
+	below, err := inventory.Below(ctx, vm.conn, disk)
+	var refused *qmp.Error
+	switch {
+	case errors.As(err, &refused):
+		return refuse(ErrUncopyable, "it has nodes over its images (<throttlefilters>, or copy_on_read='on'), and this QEMU does not report what is below them (%v): detach it, and attach it without", refused)
+	case err != nil:
+		return nil, err
+	}
+	converges, err := vm.converges(ctx)
+	return &original{top, below[top.Name], converges}, err
 }
 
 // copying is one run of [VM.StartCopy].
 type copying struct {
 	attach
 	target  string
-	from    *Node // the device uses it
+	from    *original
 	options CopyOptions
 }
 
@@ -188,6 +206,11 @@ func (c *copying) start(ctx context.Context, state *State, disk *blockgraph.Disk
 	choice, err := c.ChooseUnlock(ctx, c.disk, state, UnlockAuto)
 	if err != nil {
 		return err
+	}
+	if choice.FDSet == 0 && choice.Dir == "" { // QEMU itself unlocks the volume
+		if choice.Unlock, err = unlock.Passing(ctx, c.conn, c.host, c.disk.Target, state, choice.Unlock); err != nil {
+			return err
+		}
 	}
 	graph, err := blockgraph.BuildCopy(disk, c.disk.Target, choice.Unlock)
 	if err != nil {
@@ -215,8 +238,13 @@ func (c *copying) start(ctx context.Context, state *State, disk *blockgraph.Disk
 		return err
 	}
 	run := c.run(wanted.Plan, values)
+	run.Operation = "copied to another volume"
 	run.Changes = apply.Preparation{Disk: c.disk, Graph: graph, Values: values, Unlock: choice.Unlock, Note: &note, Grants: found.Grants, OnDaemon: c.opts.OnDaemon}.Changes(c.host)
-	return run.DoThen(ctx, func(ctx context.Context) error { return c.mirror(ctx, graph) })
+	err = run.DoThen(ctx, func(ctx context.Context) error { return c.mirror(ctx, graph) })
+	if step := (*apply.StepError)(nil); errors.As(err, &step) && step.Step.Guard != nil {
+		return fmt.Errorf("%w; without this node the VM could be migrated or saved during the copy, which ends it", err)
+	}
+	return err
 }
 
 // noteOf returns the note of the new volume.
@@ -240,7 +268,7 @@ func (c *copying) mirror(ctx context.Context, graph *blockgraph.Graph) error {
 	if to == nil {
 		return fmt.Errorf("QEMU has no node %s, which it reported as added", graph.Top().Name)
 	}
-	if have, want := to.Image.VirtualSize, c.from.Image.VirtualSize; have != want {
+	if have, want := to.Image.VirtualSize, c.from.top.Image.VirtualSize; have != want {
 		return &PreflightError{Target: c.target, Cause: ErrSize, Reason: fmt.Sprintf("the new volume has %d bytes in QEMU, and the disk %d: a copy needs the same size", have, want)}
 	}
 	if c.options.Opened != nil {
@@ -248,7 +276,7 @@ func (c *copying) mirror(ctx context.Context, graph *blockgraph.Graph) error {
 			return err
 		}
 	}
-	_, err = c.conn.Execute(ctx, mirror(c.target, c.from.Name, to.Name, c.options.Speed))
+	_, err = c.conn.Execute(ctx, mirror(c.target, c.from, to.Name, c.options.Speed))
 	if unknown := (*qmp.UnknownOutcomeError)(nil); !errors.As(err, &unknown) {
 		return err
 	}

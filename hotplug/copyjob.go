@@ -19,13 +19,23 @@ func copyJob(target string) string { return blockgraph.Name(target, blockgraph.R
 // guest's requests wait from then on until the job has ended. It keeps the result (auto-dismiss). A new volume without room
 // pauses the job, and any other error of it or of the disk ends it: the disk stays on its volume. QEMU encrypts in its main loop,
 // a buffer at a time: with its own 16 MiB the monitor and the guest would wait for up to a second.
-func mirror(target, from, to string, speed int64) qmp.Command {
-	return qmp.Command{Execute: "blockdev-mirror", Arguments: qmp.Object{
-		{Name: "job-id", Value: copyJob(target)}, {Name: "device", Value: from}, {Name: "target", Value: to},
-		{Name: "sync", Value: "full"}, {Name: "speed", Value: speed}, {Name: "copy-mode", Value: "background"},
+//
+// Where QEMU cannot be told later to have writes go to both volumes (before 8.2), it does from the start.
+func mirror(target string, from *original, to string, speed int64) qmp.Command {
+	mode := "write-blocking"
+	if from.converges {
+		mode = "background"
+	}
+	arguments := qmp.Object{
+		{Name: "job-id", Value: copyJob(target)}, {Name: "device", Value: from.top.Name}, {Name: "target", Value: to},
+		{Name: "sync", Value: "full"}, {Name: "speed", Value: speed}, {Name: "copy-mode", Value: mode},
 		{Name: "on-source-error", Value: "report"}, {Name: "on-target-error", Value: "enospc"},
 		{Name: "auto-dismiss", Value: false}, {Name: "buf-size", Value: copyBuffer},
-	}}
+	}
+	if from.replaced != "" {
+		arguments = append(arguments, qmp.Member{Name: "replaces", Value: from.replaced})
+	}
+	return qmp.Command{Execute: "blockdev-mirror", Arguments: arguments}
 }
 
 // copyBuffer is how much QEMU reads and writes at once, in bytes.
@@ -192,11 +202,26 @@ func (vm *VM) ResumeCopy(ctx context.Context, target string) error {
 }
 
 // ConvergeCopy has each write of the guest go to both volumes (copy-mode write-blocking), so that the copy comes into step however
-// much the guest writes. It slows the guest's writes down to the speed of the slower volume. It may be repeated. The errors are
-// those of [VM.Copy].
+// much the guest writes. It slows the guest's writes down to the speed of the slower volume. It may be repeated. A QEMU before 8.2
+// does that from the start. The errors are those of [VM.Copy].
 func (vm *VM) ConvergeCopy(ctx context.Context, target string) error {
-	return vm.command(ctx, target, qmp.Command{Execute: "block-job-change", Arguments: qmp.Object{
+	if converges, err := vm.converges(ctx); err != nil || !converges {
+		return err
+	}
+	return vm.command(ctx, target, qmp.Command{Execute: changeJob, Arguments: qmp.Object{
 		{Name: "id", Value: copyJob(target)}, {Name: "type", Value: "mirror"}, {Name: "copy-mode", Value: "write-blocking"}}})
+}
+
+// changeJob is the command that changes the copy-mode of a job, since QEMU 8.2.
+const changeJob = "block-job-change"
+
+// converges reports whether the VM's QEMU changes the copy-mode of a job.
+func (vm *VM) converges(ctx context.Context) (bool, error) {
+	schema, err := vm.conn.Client().Schema(ctx)
+	if err != nil {
+		return false, fmt.Errorf("query QEMU for its schema: %w", err)
+	}
+	return schema.Supports(changeJob, ""), nil
 }
 
 // Switch are the calls by which [VM.SwitchCopy] tells its caller what happens.

@@ -585,7 +585,7 @@ func (j idleJob) run(ctx context.Context) error {
 	events := j.daemon.Daemon.Client().Subscribe("JOB_STATUS_CHANGE")
 	defer events.Close()
 	changes := events.Events()
-	if _, err := j.daemon.Execute(ctx, mirror(j.target, j.from.graph.Top().Name, j.to.graph.Top().Name, j.options.Speed)); err != nil {
+	if _, err := j.daemon.Execute(ctx, mirror(j.target, &original{top: &Node{Name: j.from.graph.Top().Name}, converges: true}, j.to.graph.Top().Name, j.options.Speed)); err != nil {
 		return j.explain(err)
 	}
 	poll := time.NewTicker(idlePoll)

@@ -7,12 +7,15 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/blockgraph/diskxml"
@@ -221,4 +224,99 @@ func newKeys(t *testing.T) *dir.Store {
 func parsed(t *testing.T, xml []byte) *blockgraph.Disk {
 	t.Helper()
 	return must.Get(diskxml.ParseDisk(xml))(t)
+}
+
+// TestReencryptKilled: luksplug is killed at a random time of a re-encryption. volume jobs, run by another process, finishes or cancels it.
+// The guest writes all the time, and has its data in the end; nothing piles up in the VM, in the directory or in the key store.
+func TestReencryptKilled(t *testing.T) {
+	t.Parallel()
+	rounds := 3
+	if peer.IsLong() {
+		rounds = 200
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
+	defer cancel()
+	q := booted(ctx, t, peer.Options{RootPorts: 1})
+	keys, store := volumeStore(t)
+	dir := shortDir(t, "")
+	disk := writeFile(t, "vdb.xml", run(ctx, t, exec.CommandContext(ctx, luksplug, "--keystore", store, "volume", "create", "vm1-vdb", "--target", "vdb", "--size", fmt.Sprint(8*peer.MiB), "--path", filepath.Join(dir, "disk.img"))).want(t, 0).stdout)
+	tool(ctx, t, q.Socket, "--keystore", store, "attach", disk).want(t, 0)
+	dev := guestDisk(ctx, t, q, "vm1-vdb")
+	log := startLog(ctx, t, q.Guest(), dev)
+	nodes := len(stateOf(ctx, t, q).Nodes)
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	dice := rand.New(rand.NewPCG(seed, 0))
+	begin := time.Now()
+	tool(ctx, t, q.Socket, "--keystore", store, "volume", "reencrypt", "vdb", "--with-new-secret", "--discard-old").want(t, 0)
+	took := time.Since(begin)
+	outcomes := map[string]int{}
+	for i := range rounds {
+		c := program(ctx, q.Socket, "--keystore", store, "volume", "reencrypt", "vdb", "--with-new-secret")
+		must.OK(t, c.Start())
+		time.Sleep(time.Duration(dice.Int64N(int64(took))))
+		_ = c.Process.Kill()
+		_ = c.Wait()
+		job := jobIn(t, dir)
+		outcome := string(job.Phase)
+		if job.ID != "" {
+			end := "--wait"
+			if dice.IntN(3) == 0 {
+				end = "--cancel"
+			}
+			r := run(ctx, t, exec.CommandContext(ctx, luksplug, "--keystore", store, "volume", "jobs", job.ID, end))
+			outcome += fmt.Sprintf(" %s %d", end, r.code)
+			left := jobIn(t, dir)
+			if left.ID != "" && left.Phase != reencrypt.PhaseSourceKept { // a job that had not begun to copy is removed
+				t.Fatalf("round %d, %s: %s\n%+v", i, outcome, r.stderr, left)
+			}
+			if left.ID != "" {
+				run(ctx, t, exec.CommandContext(ctx, luksplug, "--keystore", store, "volume", "jobs", left.ID, "--discard-old")).want(t, 0)
+			}
+		}
+		outcomes[outcome]++
+		if files := must.Get(filepath.Glob(filepath.Join(dir, "*")))(t); len(files) != 1 {
+			t.Fatalf("round %d, %s: the directory has %v", i, outcome, files)
+		}
+		if values := valuesIn(t, keys); len(values) != 1 {
+			t.Fatalf("round %d, %s: the key store has %v", i, outcome, values)
+		}
+		if n := len(stateOf(ctx, t, q).Nodes); n != nodes {
+			t.Fatalf("round %d, %s: the VM has %d nodes, not %d", i, outcome, n, nodes)
+		}
+		log.wantMore(ctx, t, q.Guest())
+	}
+	for _, o := range slices.Sorted(maps.Keys(outcomes)) {
+		t.Logf("%d times %s", outcomes[o], o)
+	}
+	lines := log.stop(ctx, t, q.Guest())
+	must.OK(t, q.Close())
+	image := must.Get(filepath.Glob(filepath.Join(dir, "*")))(t)[0]
+	out := filepath.Join(t.TempDir(), "plain")
+	must.Run(t, "", "qemu-img", "convert", "--object", "secret,id=s,file="+valuesIn(t, keys)[0], "--image-opts", "driver=luks,key-secret=s,file.filename="+image, "-O", "raw", out)
+	checkLog(t, must.Get(os.ReadFile(out))(t), dev, lines)
+}
+
+// valuesIn returns the files with values in a key store.
+func valuesIn(t *testing.T, keys string) []string {
+	t.Helper()
+	var out []string
+	for _, path := range must.Get(filepath.Glob(filepath.Join(keys, "*")))(t) {
+		if _, err := uuid.Parse(filepath.Base(path)); err == nil {
+			out = append(out, path)
+		}
+	}
+	return out
+}
+
+// jobIn returns the re-encryption of a disk in a directory; without an ID if there is none.
+func jobIn(t *testing.T, dir string) reencrypt.Entry {
+	t.Helper()
+	j := must.Get(reencrypt.DefaultJournal())(t)
+	for _, e := range must.Get(j.List())(t) {
+		if filepath.Dir(e.Source.Payload) == dir {
+			return e
+		}
+	}
+	return reencrypt.Entry{}
 }

@@ -204,7 +204,11 @@ func Remove(ctx context.Context, c *monitor.Conn, h *host.Host, disk *inventory.
 	if disk.Copy != nil {
 		keep(Remove(ctx, c, h, disk.Copy))
 	}
-	keep(removeNodes(ctx, c, disk.Nodes))
+	nodes, guards := parted(disk.Nodes)
+	keep(removeNodes(ctx, c, nodes))
+	if first == nil { // a job that still runs keeps its nodes, and needs the guard
+		keep(removeNodes(ctx, c, guards))
+	}
 	for _, id := range disk.Chardevs {
 		keep(removeChardev(ctx, c, id))
 	}
@@ -218,6 +222,18 @@ func Remove(ctx context.Context, c *monitor.Conn, h *host.Host, disk *inventory.
 		return first // only the note names what is left
 	}
 	return both(first, CleanUpHost(ctx, h, disk.Instance))
+}
+
+// parted returns the nodes of a disk without the guards of copies, and the guards.
+func parted(nodes []string) (rest, guards []string) {
+	for _, name := range nodes {
+		if _, role, ours := blockgraph.ParseName(name); ours && role == blockgraph.RoleGuard {
+			guards = append(guards, name)
+			continue
+		}
+		rest = append(rest, name)
+	}
+	return rest, guards
 }
 
 // both joins two errors in one line; each may be nil.

@@ -38,6 +38,8 @@ type Run struct {
 	Values *unlock.Values
 	// Changes are done before the first step.
 	Changes []Change
+	// Operation is what the plan is for, in the error of a rollback; "" for an attach.
+	Operation string
 	// Size is the size that the volume must have, in bytes; 0 for any size.
 	Size int64
 	// Look checks the nodes before the guest sees the disk; nil for nothing.
@@ -61,7 +63,7 @@ func (r *Run) Do(ctx context.Context) ([]StepReport, error) {
 
 func (r *Run) do(ctx context.Context) ([]StepReport, error) {
 	r.tell(r.unfinished())
-	if err := prepare(ctx, r.Host, r.Plan.Graph.Target, r.Changes); err != nil {
+	if err := prepare(ctx, r.Host, blockgraph.TargetOf(r.Plan.Graph.Target), r.Changes); err != nil {
 		return nil, err
 	}
 	err := r.steps(ctx)
@@ -132,9 +134,12 @@ func (r *Run) steps(ctx context.Context) error {
 	})
 }
 
-// files returns the names of the nodes whose headers are handed over as files.
+// files returns the names of the nodes whose headers or images are handed over as files.
 func (r *Run) files() map[string]bool {
 	out := map[string]bool{}
+	if g := r.Plan.Graph.Guard; g != nil && g.File != "" {
+		out[g.Node] = true
+	}
 	for _, h := range r.Plan.Graph.Headers {
 		if h.File != "" {
 			out[h.Node] = true
@@ -272,7 +277,8 @@ func (r *Run) exists(ctx context.Context, s blockgraph.Step) (bool, error) {
 // rollBack undoes the steps in the VM and then the changes of the host, and returns the
 // error that reports whether that succeeded.
 func (r *Run) rollBack(ctx context.Context, cause error) error {
-	target := r.Plan.Graph.Target
+	instance := r.Plan.Graph.Target
+	target := blockgraph.TargetOf(instance)
 	after, cancel := r.Host.Recovering(ctx)
 	defer cancel()
 	unverified := func(err error) error {
@@ -293,10 +299,10 @@ func (r *Run) rollBack(ctx context.Context, cause error) error {
 	if err != nil {
 		return unverified(err)
 	}
-	if left := slices.Concat(state.Instance(target).Left(), onHost); len(left) > 0 {
+	if left := slices.Concat(state.Instance(instance).Left(), onHost); len(left) > 0 {
 		return &outcome.LeftBehindError{Target: target, Left: left, Err: cause}
 	}
-	return &outcome.RolledBackError{Target: target, Err: cause}
+	return &outcome.RolledBackError{Target: target, Operation: r.Operation, Err: cause}
 }
 
 // Find returns one disk of the VM and the host, nil for none.
@@ -319,9 +325,13 @@ func State(ctx context.Context, c *monitor.Conn, h *host.Host) (*inventory.State
 }
 
 // takeBack undoes the steps that were done. It only logs failures: the caller queries
-// what is left, and reports the first error.
+// what is left, and reports the first error. The guard stays while anything that was made after it
+// does: a job may still run.
 func (r *Run) takeBack(ctx context.Context) {
 	for i, s := range slices.Backward(r.done) {
+		if s.Kind == blockgraph.StepNode && s.Guard != nil && len(r.done) > i+1 {
+			continue
+		}
 		if err := takeBack(ctx, r.Conn, s); err != nil {
 			r.Host.Entry(r.Plan.Graph.Target).WithField("step", s.Undo.Execute+" "+s.Subject).Warnf("cannot be undone: %v", err)
 			continue

@@ -124,6 +124,8 @@ func (s *State) named(d *AttachedDisk) *State {
 			if role, _ := role.Base(); !slices.Contains(storageRoles, role) {
 				n.File = ""
 			}
+		case ours && instance == d.Target && role.AboveImages():
+			n.File = ParseOptions(n.File).text() // without the options of the images below, which have names in them
 		case ours && instance == d.Target:
 			continue // of the instance that the device does not use
 		}

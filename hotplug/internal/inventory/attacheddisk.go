@@ -68,6 +68,17 @@ type AttachedDisk struct {
 	// Adopted is true for a disk that was attached without luksplug, whose parts have other
 	// names.
 	Adopted bool
+
+	// above and guard have the names of the first instance, but belong to the one that the device uses, and to the other
+	// one: until that is known they are here.
+	above []string
+	guard guard
+}
+
+// guard are the parts of a [blockgraph.Guard].
+type guard struct {
+	nodes  []string
+	fdsets []int64
 }
 
 // Leftover reports whether no device uses the disk's parts.
@@ -128,27 +139,30 @@ func (b byInstance) of(name string) (*AttachedDisk, blockgraph.Role) {
 	return b[instance], role
 }
 
-// joined returns the disks: of one with two instances, that which the device uses has the other one as its copy.
-func (b byInstance) joined(uses map[string]use) []*AttachedDisk {
+// joined returns the disks: of one with two instances, that which the device uses has the other one as its copy. below are the
+// nodes below filters, see [State].
+func (b byInstance) joined(uses map[string]use, below map[string]string) []*AttachedDisk {
 	var out []*AttachedDisk
 	for instance, d := range b {
 		if instance != d.Target && b[d.Target] != nil {
 			continue // the first instance has this one
 		}
 		if other := b[blockgraph.OtherInstance(d.Target)]; other != nil && other != d {
-			d = d.join(other, uses)
+			d = d.join(other, uses, below)
 		}
+		d.placeShared(d)
 		out = append(out, d)
 	}
 	return out
 }
 
-// join returns the disk of two instances. The id of the device names the first one.
-func (d *AttachedDisk) join(other *AttachedDisk, uses map[string]use) *AttachedDisk {
-	used := func(node string) bool { return uses[node].drive.device() != "" }
-	if slices.ContainsFunc(other.Nodes, used) {
+// join returns the disk of two instances. The id of the device names the first one, d.
+func (d *AttachedDisk) join(other *AttachedDisk, uses map[string]use, below map[string]string) *AttachedDisk {
+	first := d
+	if other.current(d, uses, below) {
 		d, other = other, d
 	}
+	d.placeShared(first)
 	if d.Device == "" {
 		d.Device = other.Device
 	}
@@ -157,9 +171,32 @@ func (d *AttachedDisk) join(other *AttachedDisk, uses map[string]use) *AttachedD
 	}
 	other.Device, other.Controller = "", ""
 	if len(other.Left()) > 0 {
+		if d.Copy != nil {
+			other.Nodes, other.FDSets = append(other.Nodes, d.Copy.Nodes...), append(other.FDSets, d.Copy.FDSets...)
+		}
 		d.Copy = other
 	}
 	return d
+}
+
+// current reports whether the device of a disk uses the second instance, d: by itself, or through the nodes above the images.
+func (d *AttachedDisk) current(first *AttachedDisk, uses map[string]use, below map[string]string) bool {
+	if len(first.above) > 0 && len(first.Nodes) == 0 {
+		return len(d.Nodes) > 0
+	}
+	return slices.ContainsFunc(d.Nodes, func(node string) bool { return uses[node].drive.device() != "" }) ||
+		slices.ContainsFunc(first.above, func(filter string) bool { return slices.Contains(d.Nodes, below[filter]) })
+}
+
+// placeShared moves what has the names of the first instance of a disk and belongs to both: the nodes above the images are
+// of d, which the device uses, and the guard is of its copy, which may have nothing else.
+func (d *AttachedDisk) placeShared(first *AttachedDisk) {
+	d.Nodes = append(first.above, d.Nodes...)
+	g := first.guard
+	first.above, first.guard = nil, guard{}
+	if len(g.nodes)+len(g.fdsets) > 0 {
+		d.Copy = &AttachedDisk{Target: d.Target, Instance: blockgraph.OtherInstance(d.Instance), Nodes: g.nodes, FDSets: g.fdsets}
+	}
 }
 
 // Disks returns luksplug's disks in the VM, sorted by target, with what the host has for
@@ -179,7 +216,7 @@ func (s *State) Disks() []*AttachedDisk {
 		}
 	}
 	uses := s.uses()
-	out := instances.joined(uses)
+	out := instances.joined(uses, s.Below)
 	slices.SortFunc(out, func(a, b *AttachedDisk) int { return strings.Compare(a.Target, b.Target) })
 	for _, d := range out {
 		s.complete(d, uses)
@@ -239,10 +276,16 @@ func (s *State) addVM(disks byInstance) {
 	}
 	for _, f := range s.FDSets {
 		for _, opaque := range f.Opaques {
-			if d, _ := disks.of(opaque); d != nil {
-				d.FDSets = append(d.FDSets, f.ID)
-				break
+			d, role := disks.of(opaque)
+			if d == nil {
+				continue
 			}
+			if role == blockgraph.RoleGuardFDSet {
+				d.guard.fdsets = append(d.guard.fdsets, f.ID)
+			} else {
+				d.FDSets = append(d.FDSets, f.ID)
+			}
+			break
 		}
 	}
 }
@@ -254,6 +297,14 @@ func madeForAttach(n Node) bool {
 
 // addNode adds a node and the properties that follow from it.
 func (d *AttachedDisk) addNode(n Node, role blockgraph.Role) {
+	switch {
+	case role == blockgraph.RoleGuard:
+		d.guard.nodes = append(d.guard.nodes, n.Name)
+		return
+	case role.AboveImages():
+		d.above = append(d.above, n.Name)
+		return
+	}
 	d.Nodes = append(d.Nodes, n.Name)
 	switch role {
 	case blockgraph.RolePayloadStorage:

@@ -49,24 +49,14 @@ type NodeUsers struct {
 	jobs    map[string]string     // the types of jobs by their ids
 }
 
-// graphPart is XDbgBlockGraphNode of QEMU's qapi/block-core.json.
-type graphPart struct {
-	ID   uint64 `json:"id"`
-	Type string `json:"type"`
-	Name string `json:"name"`
-}
-
 // ReadNodeUsers queries the users of all nodes: block jobs of every type, exports of every type, nodes, and devices.
 // A dirty bitmap is not a user: QEMU deletes it with its node. It changes nothing.
 //
 // QEMU reports the nodes of a job only by x-debug-query-block-graph (since 4.0). Of a QEMU that refuses the command,
 // which it marks as unstable, only exports are known.
 func ReadNodeUsers(ctx context.Context, q monitor.Querier) (*NodeUsers, error) {
-	commands := []qmp.Command{{Execute: "x-debug-query-block-graph"}, {Execute: "query-block-exports"}, {Execute: "query-jobs"}}
-	var graph struct {
-		Nodes []graphPart                      `json:"nodes"`
-		Edges []struct{ Parent, Child uint64 } `json:"edges"`
-	}
+	commands := []qmp.Command{queryGraph, {Execute: "query-block-exports"}, {Execute: "query-jobs"}}
+	var graph blockGraph
 	var exports []struct {
 		ID   string `json:"id"`
 		Type string `json:"type"`

@@ -90,6 +90,18 @@ func (o Options) Own() Options {
 	return out
 }
 
+// text returns the options without those of children as [ParseOptions] takes them, "" for none.
+func (o Options) text() string {
+	if o == nil {
+		return ""
+	}
+	text, err := json.Marshal(o.Own())
+	if err != nil { // of no map of texts
+		return ""
+	}
+	return "json:" + string(text)
+}
+
 // ImageName returns a human-readable name of an image from the "file" of its node.
 func ImageName(file string) string {
 	o := ParseOptions(file)

@@ -27,6 +27,9 @@ type State struct {
 	// Chardevs maps the ids of the character devices to QEMU's descriptions of their
 	// endpoints.
 	Chardevs map[string]string
+	// Below are the first nodes below throttle filters and copy-on-read nodes, by the names of these: known only where a disk
+	// has such nodes and images of two instances, so that they show which ones its device uses.
+	Below map[string]string
 	// IdleControllers are the SCSI controllers that were added for a disk and have no disk
 	// left.
 	IdleControllers []string
@@ -143,6 +146,9 @@ func Read(ctx context.Context, q monitor.Querier) (*State, error) {
 	}
 	for _, c := range chardevs {
 		s.Chardevs[c.Label] = c.Filename
+	}
+	if s.Below, err = below(ctx, q, s.undecided()); err != nil {
+		return nil, err
 	}
 	s.IdleControllers, err = idleControllers(ctx, q, s.Devices)
 	return s, err

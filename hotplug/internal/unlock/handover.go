@@ -16,13 +16,13 @@ import (
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
-// sealed returns an ephemeral header as a file that exists only in memory and is sealed
+// sealed returns what use yields as a file that exists only in memory and is sealed
 // against changes (memfd_create(2), F_ADD_SEALS in fcntl(2)). It is open for reading and
 // writing, because QEMU needs a descriptor with the mode of the node.
-func sealed(h *luks.EphemeralHeader) (*os.File, error) {
-	f, err := fsutil.MemoryFile("luksplug-header", func(f *os.File) error {
-		if err := h.Use(func(header []byte) error {
-			_, err := f.Write(header)
+func sealed(name, what string, use func(func([]byte) error) error) (*os.File, error) {
+	f, err := fsutil.MemoryFile(name, func(f *os.File) error {
+		if err := use(func(content []byte) error {
+			_, err := f.Write(content)
 			return err
 		}); err != nil {
 			return err
@@ -30,7 +30,7 @@ func sealed(h *luks.EphemeralHeader) (*os.File, error) {
 		return fsutil.Seal(f)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("hand over the ephemeral header: %w", err)
+		return nil, fmt.Errorf("hand over %s: %w", what, err)
 	}
 	return f, nil
 }
@@ -66,7 +66,7 @@ func handOverFile(path string, user hostproc.Credential, what string, use func(f
 	return nil
 }
 
-// HandOver writes the ephemeral headers of a plan that are handed over as files. remove
+// HandOver writes the ephemeral headers and the guard's image of a plan that are handed over as files. remove
 // removes the files, and may be called more than once.
 func (v *Values) HandOver(graph *blockgraph.Graph, user hostproc.Credential) (remove func(), err error) {
 	var paths []string
@@ -75,6 +75,14 @@ func (v *Values) HandOver(graph *blockgraph.Graph, user hostproc.Credential) (re
 			if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				continue // the clean-up of the directory tries again
 			}
+		}
+	}
+	if g := graph.Guard; g != nil && g.File != "" {
+		paths = append(paths, g.File)
+		image := func(write func([]byte) error) error { return write(g.Image) }
+		if err := handOverFile(g.File, user, "the image of node "+g.Node, image); err != nil {
+			remove()
+			return remove, err
 		}
 	}
 	for _, h := range graph.Headers {

@@ -73,7 +73,7 @@ func isHeader(t *testing.T, f io.ReaderAt, h *luks.EphemeralHeader) {
 func TestSealed(t *testing.T) {
 	t.Parallel()
 	h := ephemeral(t)
-	f, err := sealed(h)
+	f, err := sealed("luksplug-header", "the ephemeral header", h.Use)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -89,12 +89,20 @@ func Choose(ctx context.Context, c *monitor.Conn, h *host.Host, disk *blockgraph
 	}
 	out.Method = blockgraph.MethodEphemeralHeader
 	out.Because = wantsQEMUFor(ByQEMU(disk, out.Method))
-	if c.Client().PassesFiles() {
-		out.FDSet = state.FreeFDSet()
-		return out, nil
-	}
-	out.Dir, err = handOver(ctx, h, disk.Target)
+	out.Unlock, err = Passing(ctx, c, h, disk.Target, state, out.Unlock)
 	return out, err
+}
+
+// Passing returns u with the way in which files that exist only in memory are passed to the VM: as descriptors, where the
+// monitor passes them, otherwise as files in the directory of an instance of a disk.
+func Passing(ctx context.Context, c *monitor.Conn, h *host.Host, instance string, state *inventory.State, u blockgraph.Unlock) (blockgraph.Unlock, error) {
+	if c.Client().PassesFiles() {
+		u.FDSet = state.FreeFDSet()
+		return u, nil
+	}
+	var err error
+	u.Dir, err = handOver(ctx, h, instance)
+	return u, err
 }
 
 // handOver returns the directory of files that are handed to QEMU for a disk.

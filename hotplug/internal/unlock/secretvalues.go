@@ -313,11 +313,14 @@ func (v *Values) File(s blockgraph.Step) (*os.File, error) {
 		}
 		return f, nil
 	}
+	if g := s.Guard; g != nil {
+		return sealed("luksplug-copying", "the image of node "+g.Node, func(write func([]byte) error) error { return write(g.Image) })
+	}
 	h, ok := v.headers[s.Header.Node]
 	if !ok {
 		return nil, fmt.Errorf("the plan needs an ephemeral header for node %s, which was not resolved", s.Header.Node)
 	}
-	return sealed(h)
+	return sealed("luksplug-header", "the ephemeral header", h.Use)
 }
 
 // encryptOverlay makes the volume that encrypts an overlay. Its passphrase is the value
