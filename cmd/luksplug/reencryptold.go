@@ -38,7 +38,11 @@ func runReencryptOld(ctx context.Context, a *app, o reencryptOptions) error {
 			return &usageError{fmt.Errorf("--window %w", err)}
 		}
 	}
-	if o.all { // and not the one that the environment names
+	if !o.all {
+		if _, err := a.address(); err != nil {
+			return err
+		}
+	} else { // and not the one that the environment names
 		a.flags.qmp, a.flags.domain, a.flags.qemuPID = "", "", 0
 	}
 	var failed []error
