@@ -174,6 +174,9 @@ func (c *idleCopy) plan(v *idleVolume, unlock blockgraph.Unlock) error {
 	if err != nil {
 		return err
 	}
+	// No VM that could be migrated has the disk, and the daemon has both volumes.
+	graph.Nodes = slices.DeleteFunc(graph.Nodes, func(n blockgraph.Node) bool { return graph.GuardOf(n.Name) != nil })
+	graph.Guard = nil
 	if len(graph.Files) > 0 {
 		return c.refuse(ErrUncopyable, nil, "a storage daemon takes no descriptors, and so no vhostvdpa device")
 	}

@@ -6,8 +6,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
 	"github.com/luksplug/luksplug/internal/must"
@@ -348,9 +351,123 @@ func TestVolumeReencryptDomain(t *testing.T) {
 		t.Errorf("secrets in the end: %v", keys)
 	}
 	virsh(ctx, t, l, "destroy", d.Name)
+	inside(ctx, t, l, "volume", "reencrypt", filepath.Join(dir, "disk-r2.img")).want(t, 5).wantStderr(t, "--domain")
+	viaVirsh(ctx, t, l, d.Name, "volume", "reencrypt", "sda", "--discard-old").want(t, 0).wantStdout(t, "disk-r3.img")
 	virsh(ctx, t, l, "start", d.Name)
 	wantRecorded(ctx, t, l, d, want)
-	viaVirsh(ctx, t, l, d.Name, "volume", "reencrypt", "--older-than", "1ms", "--discard-old").want(t, 0).wantStdout(t, "disk-r3.img")
+	viaVirsh(ctx, t, l, d.Name, "volume", "reencrypt", "--older-than", "1ms", "--discard-old").want(t, 0).wantStdout(t, "disk-r4.img")
 	wantRecorded(ctx, t, l, d, want)
 	viaVirsh(ctx, t, l, d.Name, "detach", "--persistent", "sda").want(t, 0)
+}
+
+// TestVolumeReencryptIdle: a volume that no VM has gets a new data key, and one whose copy is interrupted stays as it was.
+func TestVolumeReencryptIdle(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	c := newCopied(ctx, t, "4M")
+	c.io(ctx, t, "write -P 0x5a 0 1M")
+	c.run(ctx, t, "volume", "reencrypt", c.path, "--with-new-secret").want(t, 5) // the VM has it
+	c.wantOld(ctx, t, 1)
+	c.inVM(ctx, t, "detach", "sda").want(t, 0)
+	c.run(ctx, t, "volume", "reencrypt", c.path, "--dry-run").want(t, 0).wantStdout(t, "would re-encrypt", "4194304 bytes")
+	c.run(ctx, t, "volume", "reencrypt", c.path, "--no-wait").want(t, 2)
+	b := startCommand(t, c.command(ctx, append([]string{"volume", "reencrypt", c.path, "--with-new-secret"}, slowly...)...))
+	eventually(ctx, t, "luksplug copies", func() bool {
+		jobs := c.jobs(ctx, t)
+		return len(jobs) == 1 && jobs[0].Phase == "copying" && strings.HasPrefix(jobs[0].State, "copied by process") || b.isOver()
+	})
+	c.run(ctx, t, "volume", "jobs", "--cancel").want(t, 5).wantStderr(t, "is driven by process")
+	must.OK(t, b.cmd.Process.Signal(os.Interrupt))
+	b.end(ctx, t).want(t, 6).wantStderr(t, "the old volume is complete")
+	c.wantOld(ctx, t, 1)
+	b = startCommand(t, c.command(ctx, append([]string{"volume", "reencrypt", c.path, "--with-new-secret"}, slowly...)...))
+	eventually(ctx, t, "luksplug copies", func() bool {
+		jobs := c.jobs(ctx, t)
+		return len(jobs) == 1 && jobs[0].Phase == "copying" || b.isOver()
+	})
+	must.OK(t, b.cmd.Process.Kill())
+	<-b.ended
+	eventually(ctx, t, "the storage daemon has ended", func() bool {
+		return c.run(ctx, t, "volume", "jobs", "--cancel").code == 0
+	})
+	c.wantOld(ctx, t, 1)
+
+	xml := c.run(ctx, t, "volume", "reencrypt", c.xml, "--with-new-secret", "--discard-old", "--layout", "detached").want(t, 0).stdout
+	c.inVM(ctx, t, "attach", writeFile(t, "again.xml", xml)).want(t, 0)
+	c.io(ctx, t, "read -P 0x5a 0 1M")
+	if len(c.jobs(ctx, t)) != 0 || c.secrets(ctx, t) != 1 {
+		t.Errorf("the old volume is not discarded: %+v", c.jobs(ctx, t))
+	}
+}
+
+// TestVolumeReencryptSharedSecret: a secret that another disk uses stays when the old volume is destroyed.
+func TestVolumeReencryptSharedSecret(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	c := newCopied(ctx, t, "1M")
+	var info struct{ Secrets []string }
+	c.run(ctx, t, "--output", "json", "volume", "info", c.path).want(t, 0).decode(t, &info)
+	xml := c.run(ctx, t, "volume", "create", "other", "--target", "sdb", "--size", "1M", "--path", filepath.Join(c.dir, "other.img"), "--secret", info.Secrets[0]).want(t, 0).stdout
+	c.inVM(ctx, t, "attach", writeFile(t, "sdb.xml", xml)).want(t, 0)
+	c.inVM(ctx, t, "volume", "reencrypt", "sda", "--with-new-secret", "--discard-old").want(t, 0).wantStderr(t, "the secret "+info.Secrets[0]+" stays", "other.img")
+	if n := c.secrets(ctx, t); n != 2 {
+		t.Errorf("%d secrets", n)
+	}
+	// A new volume may have a secret that exists, and its end does not remove that.
+	c.inVM(ctx, t, "volume", "reencrypt", "sda", "--secret", info.Secrets[0], "--speed", "64K", "--no-wait").want(t, 0)
+	c.run(ctx, t, "volume", "jobs", "copying", "--cancel").want(t, 2)
+	for _, job := range c.jobs(ctx, t) {
+		c.run(ctx, t, "volume", "jobs", job.ID, "--cancel").want(t, 0)
+	}
+	if n := c.secrets(ctx, t); n != 2 {
+		t.Errorf("%d secrets after the second copy was canceled", n)
+	}
+}
+
+// TestVolumeReencryptAtATerminal: ^C asks whether the copy is to go on.
+func TestVolumeReencryptAtATerminal(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	c := newCopied(ctx, t, "4M")
+	for _, at := range []struct {
+		typed, says string
+		code, jobs  int
+	}{{"c\n", "is canceled", 6, 0}, {"\n", "goes on copying", 130, 1}} {
+		tty, person := must.Terminal(t)
+		must.OK(t, unix.IoctlSetWinsize(int(tty.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 25, Col: 120})) // for the bar
+		cmd := c.command(ctx, append([]string{"--qmp", c.q.Socket, "volume", "reencrypt", "sda", "--with-new-secret"}, slowly...)...)
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = tty, tty, tty
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+		must.OK(t, cmd.Start())
+		shown, done := make(chan string, 1), make(chan error, 1)
+		go func() { shown <- conversation(person, [][2]string{{", copying", "\x03"}, {"[L/c] ", at.typed}}) }()
+		go func() { done <- cmd.Wait() }()
+		<-done //nolint:errcheck // the exit code is in the process's state
+		must.OK(t, tty.Close())
+		text := <-shown
+		if code := cmd.ProcessState.ExitCode(); code != at.code || !strings.Contains(text, at.says) || !strings.Contains(text, " % ") || len(c.jobs(ctx, t)) != at.jobs {
+			t.Errorf("exit code %d, want %d, %d jobs: %q", code, at.code, len(c.jobs(ctx, t)), text)
+		}
+	}
+	c.run(ctx, t, "volume", "jobs", "--cancel").want(t, 0)
+	c.wantOld(ctx, t, 1)
+}
+
+// conversation types texts, each when the terminal shows another one, and returns all that it shows.
+func conversation(person *os.File, say [][2]string) string {
+	var text strings.Builder
+	buffer := make([]byte, 1000)
+	from := 0
+	for {
+		n, err := person.Read(buffer)
+		text.Write(buffer[:n])
+		if err != nil {
+			return text.String()
+		}
+		if len(say) > 0 && strings.Contains(text.String()[from:], say[0][0]) {
+			from = text.Len()
+			_, _ = person.WriteString(say[0][1]) // an error ends the reading as well
+			say = say[1:]
+		}
+	}
 }

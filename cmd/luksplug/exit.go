@@ -53,7 +53,7 @@ func exitCode(err error) int {
 		return exitInterrupted
 	case errors.Is(err, qmp.ErrWrongPassphrase), errors.Is(err, qmp.ErrLoginRefused):
 		return exitSecret
-	case is[*hotplug.RolledBackError](err), errors.Is(err, errDropped):
+	case is[*hotplug.RolledBackError](err), is[*hotplug.CopyError](err), errors.Is(err, errDropped):
 		return exitRolledBack
 	case is[*usageError](err), is[*diskxml.XMLError](err), is[*blockgraph.InvalidError](err), is[*keystore.UnknownSchemeError](err),
 		errors.Is(err, keystore.ErrInvalidURI), errors.Is(err, passphrase.ErrInvalidSource),

@@ -122,7 +122,10 @@ func (a *app) setting(e reencrypt.Entry) (reencrypt.Setting, error) {
 			return forgetSecret(ctx, a, j, e, ref, keyStore)
 		},
 	}
-	if e.VM.Monitor == "" {
+	switch {
+	case e.VM == (reencrypt.VM{}):
+		s.Engine = nil
+	case e.VM.Monitor == "":
 		s.Refer = a.domainReferences
 	}
 	return s, nil

@@ -38,7 +38,11 @@ func runReencryptOld(ctx context.Context, a *app, o reencryptOptions) error {
 			return &usageError{fmt.Errorf("--window %w", err)}
 		}
 	}
-	if o.all { // and not the one that the environment names
+	if !o.all {
+		if _, err := a.address(); err != nil {
+			return err
+		}
+	} else { // and not the one that the environment names
 		a.flags.qmp, a.flags.domain, a.flags.qemuPID = "", "", 0
 	}
 	var failed []error
@@ -227,9 +231,12 @@ func allVMs(ctx context.Context, a *app) ([]vmAddress, error) {
 
 // prepare makes the checks for the disk.
 func (d *oldDisk) prepare(ctx context.Context, a *app, o reencryptOptions) (*reencrypt.Prepared, error) {
-	disk, err := findAttached(ctx, a, d.at, d.target)
+	disk, err := findInVM(ctx, a, d.at, d.target)
 	if err != nil {
 		return nil, err
+	}
+	if disk.idle {
+		return nil, libvirtvm.ErrOff // since it was listed
 	}
 	p, err := prepareDisk(ctx, a, o, disk)
 	if err == nil && !p.RecordsBirth() {

@@ -144,7 +144,7 @@ func chooseEntry(all []reencrypt.Entry, name string) (reencrypt.Entry, error) {
 	var found []reencrypt.Entry
 	var ids []string
 	for _, e := range all {
-		ids = append(ids, fmt.Sprintf("%s (%s of %s)", shortID(e), e.Disk, e.VM.Name))
+		ids = append(ids, fmt.Sprintf("%s (%s)", shortID(e), ofEntry(e)))
 		if names(e, name) {
 			found = append(found, e)
 		}
@@ -160,6 +160,14 @@ func chooseEntry(all []reencrypt.Entry, name string) (reencrypt.Entry, error) {
 		return reencrypt.Entry{}, &usageError{fmt.Errorf("no re-encryption is %q: there is %s", name, strings.Join(ids, ", "))}
 	}
 	return reencrypt.Entry{}, &usageError{fmt.Errorf("%q is more than one re-encryption: give the id of one of %s", name, strings.Join(ids, ", "))}
+}
+
+// ofEntry names what an entry re-encrypts, with the VM.
+func ofEntry(e reencrypt.Entry) string {
+	if e.VM.Name == "" {
+		return subject(e)
+	}
+	return subject(e) + " of " + e.VM.Name
 }
 
 // names reports whether an argument is the name of an entry; "" is that of each.
@@ -187,6 +195,9 @@ func setJobSpeed(ctx context.Context, a *app, e reencrypt.Entry, text string) er
 	if err != nil {
 		return err
 	}
+	if s.Engine == nil {
+		return &usageError{errors.New("no VM copies this volume: the process that does has its limit")}
+	}
 	return s.Engine.SetSpeed(ctx, speed)
 }
 
@@ -196,14 +207,17 @@ func runJob(ctx context.Context, a *app, o jobsOptions, e reencrypt.Entry) error
 	if err != nil {
 		return err
 	}
+	if driven := driver(ctx, a, e); driven != nil && s.Engine == nil {
+		return driven // until it has ended
+	}
 	e, outcome, err := resume(ctx, a, s, e)
 	switch {
 	case err != nil:
-		return fmt.Errorf("re-encryption %s of %s: %w", shortID(e), e.Disk, err)
+		return fmt.Errorf("re-encryption %s of %s: %w", shortID(e), subject(e), err)
 	case outcome == reencrypt.OutcomeDropped && o.cancel:
-		return showEnded(a, e, "the copy of %s had ended, and what was left of it is removed: the disk is on %s", e.Disk, e.Source.Payload)
+		return showEnded(a, e, "the copy of %s had ended, and what was left of it is removed: the disk is on %s", subject(e), e.Source.Payload)
 	case outcome == reencrypt.OutcomeDropped:
-		return fmt.Errorf("re-encryption %s of %s: the copy had ended: %w", shortID(e), e.Disk, errDropped)
+		return fmt.Errorf("re-encryption %s of %s: the copy had ended: %w", shortID(e), subject(e), errDropped)
 	case outcome == reencrypt.OutcomeDone && o.cancel:
 		return &hotplug.PreflightError{Target: e.Disk, Cause: hotplug.ErrSwitched, Reason: "it uses the new volume already"}
 	case outcome == reencrypt.OutcomeDone:
@@ -212,9 +226,9 @@ func runJob(ctx context.Context, a *app, o jobsOptions, e reencrypt.Entry) error
 		if err := cancelCopy(ctx, a, s, e); !errors.Is(err, errDropped) {
 			return err
 		}
-		return showEnded(a, e, "the re-encryption of %s is canceled: the disk is on %s", e.Disk, e.Source.Payload)
+		return showEnded(a, e, "the re-encryption of %s is canceled: the disk is on %s", subject(e), e.Source.Payload)
 	case o.discardOld && !o.wait && !o.finish:
-		return fmt.Errorf("re-encryption %s of %s: %w", shortID(e), e.Disk, reencrypt.ErrNotSwitched)
+		return fmt.Errorf("re-encryption %s of %s: %w", shortID(e), subject(e), reencrypt.ErrNotSwitched)
 	}
 	var switched *hotplug.Switched
 	if o.finish {
@@ -282,10 +296,20 @@ func askJob(ctx context.Context, a *app, e reencrypt.Entry) reencryptionJSON {
 		out.State = "done, the old volume is kept"
 		return out
 	}
+	if e.VM == (reencrypt.VM{}) {
+		out.State = "interrupted"
+		if driven := driver(ctx, a, e); driven != nil {
+			out.State = drivenState(driven)
+		}
+		return out
+	}
 	c, err := a.engine(e).Copy(ctx)
 	switch {
 	case hasEnded(err):
 		out.State = "the VM has ended"
+		if driven := driver(ctx, a, e); driven != nil {
+			out.State = drivenState(driven)
+		}
 	case errors.Is(err, hotplug.ErrNoCopy), is[*hotplug.NotHeldError](err):
 		out.State = "ended"
 	case err != nil:
@@ -294,6 +318,29 @@ func askJob(ctx context.Context, a *app, e reencrypt.Entry) reencryptionJSON {
 		out.State, out.Done, out.Total, out.Error = string(c.Phase), c.Done, c.Total, errorText(c.Err)
 	}
 	return out
+}
+
+// driver returns the process that has the lock of an entry, nil for none.
+func driver(ctx context.Context, a *app, e reencrypt.Entry) *reencrypt.DrivenError {
+	j, err := a.journal()
+	if err != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Millisecond)
+	defer cancel()
+	lock, err := j.Lock(ctx, e.ID, nil)
+	if driven := (*reencrypt.DrivenError)(nil); errors.As(err, &driven) {
+		return driven
+	}
+	if err == nil {
+		lock.Release()
+	}
+	return nil
+}
+
+// drivenState describes a copy that a process makes itself.
+func drivenState(d *reencrypt.DrivenError) string {
+	return fmt.Sprintf("copied by process %d", d.Holder)
 }
 
 // jobNames returns the ids of the entries, with their disks as descriptions, for completion in a shell.
@@ -308,7 +355,7 @@ func jobNames(cmd *cobra.Command, a *app) []string {
 	all, _ := j.List() // what cannot be read is not offered
 	var out []string
 	for _, e := range all {
-		out = append(out, shortID(e)+"\t"+printable.Line(e.Disk+" of "+e.VM.Name))
+		out = append(out, shortID(e)+"\t"+printable.Line(ofEntry(e)))
 	}
 	return out
 }

@@ -46,12 +46,14 @@ func newVolumeReencrypt(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:         "reencrypt DISK",
 		Annotations: map[string]string{ownLimit: ""},
-		Short:       "Give a disk a new data key, while the VM uses it",
+		Short:       "Give a disk a new data key, also while a VM uses it",
 		Long: `reencrypt copies a disk to a new volume with a new data key, and switches to it. The guest
 uses its disk meanwhile. A disk that is not encrypted becomes encrypted. The new <disk>
 is printed in the end.
 
-DISK is a disk of the VM, as for detach: a target (vdb), the disk's XML, or its image.
+DISK is a disk of the VM, as for detach: a target (vdb), the disk's XML, or its image;
+without a VM, a volume that no VM has, as for 'volume info': luksplug then copies itself,
+and ^C ends that. Of a domain that is off it is the target of a disk of its definition.
 Give the XML if the disk has options that the new one is to keep, of a QEMU without
 libvirt: QEMU knows only some of them.
 
@@ -84,6 +86,7 @@ is finished.`,
   luksplug --domain vm1 volume reencrypt vdb --with-new-secret --discard-old
   luksplug --domain vm1 volume reencrypt vdb --layout detached --header /srv/headers/vm1-vdb.hdr --to /srv/images/vm1-vdb.img
   luksplug --domain vm1 volume reencrypt vdb --speed 50M --no-wait
+  luksplug volume reencrypt /var/lib/images/vm1-vdb.img --with-new-secret
   luksplug volume reencrypt --older-than 90d --all --window 01:00-05:00`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if o.olderThan != "" {
@@ -191,8 +194,8 @@ func (o *reencryptOptions) request() (r reencrypt.Request, err error) {
 	return r, err
 }
 
-// attachedDisk is a disk of a VM that is to be re-encrypted.
-type attachedDisk struct {
+// foundDisk is a disk that is to be re-encrypted.
+type foundDisk struct {
 	at     vmAddress
 	vm     reencrypt.VM
 	target string
@@ -200,10 +203,23 @@ type attachedDisk struct {
 	size   int64
 	xml    []byte
 	spec   hotplug.Spec
+	idle   bool // no VM that runs has it
 }
 
-// findAttached returns the disk of a VM that an argument names.
-func findAttached(ctx context.Context, a *app, at vmAddress, argument string) (out attachedDisk, err error) {
+// findDisk returns the disk of the VM that the flags name; if they name none, a volume that no VM has.
+func findDisk(ctx context.Context, a *app, argument string) (foundDisk, error) {
+	if a.flags.domain == "" && a.flags.qmp == "" {
+		return findIdle(ctx, a, argument)
+	}
+	at, err := a.address()
+	if err != nil {
+		return foundDisk{}, err
+	}
+	return findInVM(ctx, a, at, argument)
+}
+
+// findInVM returns the disk of a VM that an argument names.
+func findInVM(ctx context.Context, a *app, at vmAddress, argument string) (out foundDisk, err error) {
 	named, err := readDiskArgument(ctx, a, argument)
 	if err != nil {
 		return out, err
@@ -220,16 +236,19 @@ func findAttached(ctx context.Context, a *app, at vmAddress, argument string) (o
 }
 
 // describeAttached returns a disk of a VM. given is its XML, nil if that is not given.
-func describeAttached(ctx context.Context, a *app, at vmAddress, m virtualMachine, target string, given []byte) (attachedDisk, error) {
+func describeAttached(ctx context.Context, a *app, at vmAddress, m virtualMachine, target string, given []byte) (foundDisk, error) {
 	vm, err := m.VM(ctx)
+	if d, is := m.(*libvirtvm.Domain); is && errors.Is(err, libvirtvm.ErrOff) {
+		return describeOff(ctx, a, at, d, target)
+	}
 	if err != nil {
-		return attachedDisk{}, err
+		return foundDisk{}, err
 	}
 	disks, err := vm.List(ctx)
 	if err != nil {
-		return attachedDisk{}, err
+		return foundDisk{}, err
 	}
-	out := attachedDisk{at: at, vm: at.vmOf(a.vm), target: target, xml: given}
+	out := foundDisk{at: at, vm: at.vmOf(a.vm), target: target, xml: given}
 	i := slices.IndexFunc(disks, func(d *hotplug.AttachedDisk) bool { return d.Target == target && !d.Leftover() })
 	if i < 0 {
 		var held []string
@@ -278,11 +297,7 @@ func checkSameDisk(document []byte, disk *hotplug.AttachedDisk) error {
 }
 
 func runReencrypt(ctx context.Context, a *app, o reencryptOptions, argument string) error {
-	at, err := a.address()
-	if err != nil {
-		return err
-	}
-	disk, err := findAttached(ctx, a, at, argument)
+	disk, err := findDisk(ctx, a, argument)
 	if err != nil {
 		return err
 	}
@@ -291,7 +306,14 @@ func runReencrypt(ctx context.Context, a *app, o reencryptOptions, argument stri
 		return err
 	}
 	if o.dryRun {
-		return a.show(costText(disk.target, p), reencryptionToJSON(p.Entry, &p.Cost, nil, true))
+		return a.show(costText(p), reencryptionToJSON(p.Entry, &p.Cost, nil, true))
+	}
+	if disk.idle {
+		e, err := reencryptIdle(ctx, a, o, p)
+		if err != nil {
+			return err
+		}
+		return showReencrypted(ctx, a, o, e, p, nil)
 	}
 	e, switched, err := reencryptDisk(ctx, a, o, p)
 	if err != nil {
@@ -301,12 +323,9 @@ func runReencrypt(ctx context.Context, a *app, o reencryptOptions, argument stri
 }
 
 // prepareDisk makes all checks. It changes nothing.
-func prepareDisk(ctx context.Context, a *app, o reencryptOptions, disk attachedDisk) (*reencrypt.Prepared, error) {
+func prepareDisk(ctx context.Context, a *app, o reencryptOptions, disk foundDisk) (*reencrypt.Prepared, error) {
 	ctx, cancel := a.bounded(ctx)
 	defer cancel()
-	if err := checkNoJob(a, disk); err != nil {
-		return nil, err
-	}
 	r, err := o.request()
 	if err != nil {
 		return nil, err
@@ -317,6 +336,9 @@ func prepareDisk(ctx context.Context, a *app, o reencryptOptions, disk attachedD
 	r.Spec.Devices, r.Spec.Relabel = nil, relabel || disk.spec.Relabel
 	parsed, err := diskxml.ParseDisk(disk.xml)
 	if err != nil {
+		return nil, err
+	}
+	if err := checkNoJob(a, disk, parsed); err != nil {
 		return nil, err
 	}
 	if r.Layout == "" && r.Header != "" {
@@ -338,7 +360,7 @@ func prepareDisk(ctx context.Context, a *app, o reencryptOptions, disk attachedD
 var errRunning = errors.New("the disk is being re-encrypted already")
 
 // checkNoJob refuses a disk of which the journal has a re-encryption that has not switched.
-func checkNoJob(a *app, disk attachedDisk) error {
+func checkNoJob(a *app, disk foundDisk, parsed *blockgraph.Disk) error {
 	j, err := a.journal()
 	if err != nil {
 		return err
@@ -348,7 +370,11 @@ func checkNoJob(a *app, disk attachedDisk) error {
 		return err
 	}
 	for _, e := range entries {
-		if !e.Phase.Switched() && e.Disk == disk.target && sameVM(e.VM, disk.vm) {
+		same := e.Disk == disk.target && sameVM(e.VM, disk.vm)
+		if disk.vm == (reencrypt.VM{}) {
+			same = samePath(e.Source.Payload, parsed.Image.Source.Path)
+		}
+		if !e.Phase.Switched() && same {
 			return &hotplug.PreflightError{Target: disk.target, Cause: errRunning, Reason: fmt.Sprintf("re-encryption %s has begun: 'luksplug volume jobs %s' goes on with it, or cancels it", shortID(e), shortID(e))}
 		}
 	}
@@ -364,7 +390,7 @@ func sameVM(a, b reencrypt.VM) bool {
 }
 
 // chooseSecret sets the secret of the new volume.
-func (o *reencryptOptions) chooseSecret(ctx context.Context, a *app, disk attachedDisk, parsed *blockgraph.Disk, r *reencrypt.Request) error {
+func (o *reencryptOptions) chooseSecret(ctx context.Context, a *app, disk foundDisk, parsed *blockgraph.Disk, r *reencrypt.Request) error {
 	fresh := secrets.Document{Description: cmp.Or(disk.serial, disk.target)}
 	passphrase, existing, err := givenPassphrase(ctx, a, o.secret)
 	switch {
@@ -450,7 +476,7 @@ func sayCost(a *app, p *reencrypt.Prepared) error {
 // costLines describe what a re-encryption takes, the first one in short.
 func costLines(p *reencrypt.Prepared) []string {
 	c := p.Cost
-	text := fmt.Sprintf("%s: copying %s of %s to %s, which takes %s", p.Entry.Disk, size(c.Copied), size(c.Size), p.Entry.Target.Payload, size(c.Allocation+c.Metadata))
+	text := fmt.Sprintf("%s: copying %s of %s to %s, which takes %s", subject(p.Entry), size(c.Copied), size(c.Size), p.Entry.Target.Payload, size(c.Allocation+c.Metadata))
 	if c.Time > 0 {
 		text += fmt.Sprintf(", at least %s", c.Time)
 	}
@@ -474,8 +500,12 @@ func warningLines(p *reencrypt.Prepared) (out []string) {
 }
 
 // costText is the human-readable form of a dry run.
-func costText(target string, p *reencrypt.Prepared) string {
+func costText(p *reencrypt.Prepared) string {
 	c, e := p.Cost, p.Entry
+	what := subject(e)
+	if e.VM.Name != "" {
+		what += " of " + e.VM.Name
+	}
 	thin := "thick: it stores all of the disk"
 	if c.Thin {
 		thin = "thin: it stores what the old one does; fstrim in the guest before makes that less, if the disk has discard='unmap'"
@@ -496,7 +526,7 @@ func costText(target string, p *reencrypt.Prepared) string {
 		opener = "that of the old volume"
 	}
 	rows := [][]string{
-		{"would re-encrypt", fmt.Sprintf("%s of %s, %s (%d bytes)", target, e.VM.Name, size(c.Size), c.Size)},
+		{"would re-encrypt", fmt.Sprintf("%s, %s (%d bytes)", what, size(c.Size), c.Size)},
 		{"old volume", volumeText(e.Source)},
 		{"new volume", volumeText(e.Target)},
 		{"secret", opener},
@@ -550,12 +580,12 @@ func showReencrypted(ctx context.Context, a *app, o reencryptOptions, e reencryp
 
 // showSwitched prints the result of a disk that uses its new volume, and destroys the old one if that is wanted.
 func showSwitched(ctx context.Context, a *app, e reencrypt.Entry, out reencryptionJSON, discard bool) error {
-	text := fmt.Sprintf("%s uses %s; the old volume is %s, and 'luksplug volume jobs %s --discard-old' destroys it", e.Disk, e.Target.Payload, e.Source.Payload, shortID(e))
+	text := fmt.Sprintf("%s uses %s; the old volume is %s, and 'luksplug volume jobs %s --discard-old' destroys it", subject(e), e.Target.Payload, e.Source.Payload, shortID(e))
 	var failed error
 	if discard {
 		if failed = discardOld(ctx, a, e); failed == nil {
 			out.Discarded = true
-			text = fmt.Sprintf("%s uses %s; the old volume is destroyed", e.Disk, e.Target.Payload)
+			text = fmt.Sprintf("%s uses %s; the old volume is destroyed", subject(e), e.Target.Payload)
 		}
 	}
 	if a.flags.output != "json" {

@@ -173,35 +173,7 @@ func (s Setting) Start(ctx context.Context, p *Prepared) (Entry, error) {
 
 // begin is Start without undoing.
 func (s Setting) begin(ctx context.Context, p *Prepared, e *Entry) error {
-	// The entry names what is about to be made.
-	if err := s.Journal.Write(*e); err != nil {
-		return err
-	}
-	keys := s.Keys
-	if p.create.Secret.UUID != uuid.Nil || p.create.Secret.UsageType != secrets.UsageNone {
-		keys = nil // it exists
-	}
-	made, err := volume.Create(ctx, p.create, keys)
-	if err != nil {
-		return err
-	}
-	e.Target.Secret = secrets.Reference{Type: secrets.Passphrase, UUID: made.Secret.UUID}
-	if p.SameSecret {
-		e.Target.Secret = e.Source.Secret // which may be one without a uuid
-	}
-	if made.Store != nil {
-		e.Target.KeyStore = made.Store.String()
-	}
-	xml, err := diskxml.WithVolume([]byte(e.Source.XML), diskxml.LocalVolume{Format: e.Target.Format, Payload: diskxml.LocalImage{Path: e.Target.Payload, Block: made.Block},
-		Header: diskxml.LocalImage{Path: e.Target.Header}, Secret: e.Target.Secret})
-	if err != nil {
-		return err
-	}
-	e.Target.XML = string(xml)
-	if err := s.Journal.Write(*e); err != nil {
-		return err
-	}
-	disk, err := diskxml.ParseDisk(xml)
+	disk, err := s.makeVolume(ctx, p, e)
 	if err != nil {
 		return err
 	}
@@ -218,6 +190,39 @@ func (s Setting) begin(ctx context.Context, p *Prepared, e *Entry) error {
 	}
 	*e, err = s.Journal.Update(e.ID, PhaseCopying)
 	return err
+}
+
+// makeVolume makes the new volume, and returns the disk with it.
+func (s Setting) makeVolume(ctx context.Context, p *Prepared, e *Entry) (*blockgraph.Disk, error) {
+	// The entry names what is about to be made.
+	if err := s.Journal.Write(*e); err != nil {
+		return nil, err
+	}
+	keys := s.Keys
+	if p.create.Secret.UUID != uuid.Nil || p.create.Secret.UsageType != secrets.UsageNone {
+		keys = nil // it exists
+	}
+	made, err := volume.Create(ctx, p.create, keys)
+	if err != nil {
+		return nil, err
+	}
+	e.Target.Secret = secrets.Reference{Type: secrets.Passphrase, UUID: made.Secret.UUID}
+	if p.SameSecret {
+		e.Target.Secret = e.Source.Secret // which may be one without a uuid
+	}
+	if made.Store != nil {
+		e.Target.KeyStore = made.Store.String()
+	}
+	xml, err := diskxml.WithVolume([]byte(e.Source.XML), diskxml.LocalVolume{Format: e.Target.Format, Payload: diskxml.LocalImage{Path: e.Target.Payload, Block: made.Block},
+		Header: diskxml.LocalImage{Path: e.Target.Header}, Secret: e.Target.Secret})
+	if err != nil {
+		return nil, err
+	}
+	e.Target.XML = string(xml)
+	if err := s.Journal.Write(*e); err != nil {
+		return nil, err
+	}
+	return diskxml.ParseDisk(xml)
 }
 
 // refer returns the references.
