@@ -29,6 +29,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(brokenHook) != "" { // a private libvirtd runs this program as its hook
 		os.Exit(runBrokenHook(os.Args[1:]))
 	}
+	if text := os.Getenv(copyInside); text != "" {
+		os.Exit(runCopyInside(text))
+	}
 	flag.Parse()
 	inParallel(4)
 	remove := makeRecordKey()

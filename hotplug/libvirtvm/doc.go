@@ -26,6 +26,13 @@
 // key of the domain's host, since others can write metadata; [Domain.Adopt] signs one that
 // was not, after it was examined.
 //
+// A disk that is copied to another volume takes its records along, see [Domain.MoveRecords].
+//
+// # Disks of libvirt's own
+//
+// luksplug changes nothing of a disk that libvirt itself has attached. [BlockCopy] has libvirt copy one to another volume,
+// and use that one, by a job of its own.
+//
 // # Errors
 //
 // Besides those of package hotplug, errors wrap the sentinels of this package, which
