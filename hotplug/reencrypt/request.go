@@ -33,7 +33,8 @@ type Request struct {
 	// VM is the VM that has the disk; the zero value if none has it.
 	VM VM
 
-	// Layout is that of the new volume; "" is that of the old one, and LayoutLUKS for one without encryption.
+	// Layout is that of the new volume; "" is that of the old one, and LayoutLUKS for one without encryption. LayoutRaw and
+	// LayoutQcow2 are without encryption: what is below about LUKS, secrets and passphrases does not count then.
 	Layout Layout
 	// Path is that of the new image, and Header that of its header; "" is a name after that of the old one, in the same
 	// directory.
@@ -68,14 +69,18 @@ type Prepared struct {
 	Cost Cost
 	// SameSecret is true if the new volume is opened by the passphrase of the old one. Whoever knows that one can open both.
 	SameSecret bool
+	// Warnings are what the user has to know before the begin.
+	Warnings []string
 
 	request Request
 	create  volume.Request
+	plain   volume.Plain // instead of create, for a new volume without encryption
 }
 
 // Prepare checks a re-encryption, chooses names, and computes what it costs. It changes nothing.
 //
-// The errors wrap [ErrRequest], [volume.ErrNoRoom], those of [volume.Check], of [EstimateCost], and those of diskxml.ParseDisk.
+// The errors wrap [ErrRequest], [volume.ErrNoRoom], those of [volume.Check], or of [volume.CheckPlain] for a new volume without
+// encryption, of [EstimateCost], and those of diskxml.ParseDisk.
 func Prepare(ctx context.Context, r Request) (*Prepared, error) {
 	disk, err := diskxml.ParseDisk(r.Disk)
 	if err != nil {
@@ -101,7 +106,7 @@ func Prepare(ctx context.Context, r Request) (*Prepared, error) {
 	if err := p.target(disk); err != nil {
 		return nil, err
 	}
-	if _, err := volume.Check(ctx, p.create); err != nil {
+	if err := p.check(ctx); err != nil {
 		return nil, err
 	}
 	if p.Cost, err = EstimateCost(ctx, p.copying(disk)); err != nil {
@@ -111,6 +116,31 @@ func Prepare(ctx context.Context, r Request) (*Prepared, error) {
 		return nil, err
 	}
 	return p, nil
+}
+
+// check checks where the new volume is going to be, and adds the warnings.
+func (p *Prepared) check(ctx context.Context) error {
+	old := p.Entry.Source
+	if p.Entry.Target.plain() {
+		if err := volume.CheckPlain(p.plain); err != nil {
+			return err
+		}
+		p.Warnings = append(p.Warnings, fmt.Sprintf("what the guest has stored is going to be readable in %s, and in all copies of it, without a key", p.Entry.Target.Payload))
+	} else {
+		v, err := volume.Check(ctx, p.create)
+		if err != nil {
+			return err
+		}
+		p.Warnings = append(p.Warnings, v.Warnings...)
+	}
+	if !old.plain() {
+		return nil
+	}
+	p.Warnings = append(p.Warnings, fmt.Sprintf("what %s holds without encryption stays readable on its storage until that is overwritten, also when the file is removed", old.Payload))
+	if !old.markable() {
+		p.Warnings = append(p.Warnings, fmt.Sprintf("%s cannot be marked: from the switch to the new volume on it lacks what the guest writes, and luksplug does not refuse it by that name", old.Payload))
+	}
+	return nil
 }
 
 // source describes the present volume.
@@ -128,7 +158,7 @@ func (p *Prepared) source(ctx context.Context, disk *blockgraph.Disk) error {
 			return err
 		}
 		v.UUID, v.Secret = strings.ToLower(info.LUKS.UUID), disk.Image.Encryption.Secrets[0]
-		if v.UUID != "" && !isID(v.UUID) {
+		if !isID(v.UUID) {
 			v.UUID = uuid.NewSHA1(uuid.NameSpaceOID, []byte(info.LUKS.UUID)).String()
 		}
 		f, err := info.LUKS.Format()
@@ -162,7 +192,9 @@ func (p *Prepared) target(disk *blockgraph.Disk) error {
 			layout = LayoutLUKS
 		}
 	case LayoutRaw, LayoutQcow2:
-		return fmt.Errorf("disk %s: %w: a new volume without encryption", disk.Target, ErrRequest)
+		if p.Entry.Source.plain() {
+			return fmt.Errorf("disk %s: %w: neither the old volume nor the new one is encrypted", disk.Target, ErrRequest)
+		}
 	}
 	if layout == LayoutLUKSInQcow2 && r.LUKS.Version == 2 {
 		r.LUKS.Version = 1 // QEMU alone opens it
@@ -193,8 +225,13 @@ func (p *Prepared) target(disk *blockgraph.Disk) error {
 	if layout.qcow2() {
 		p.create.Format = blockgraph.FormatQcow2
 	}
-	p.SameSecret = r.Secret.UUID != uuid.Nil && r.Secret.UUID == old.Secret.UUID || r.Secret.Usage != "" && r.Secret.Usage == old.Secret.Usage
 	p.Entry.Target = Volume{Payload: path, Header: header, Format: p.create.Format, UUID: p.Entry.ID, XML: old.XML}
+	if layout == LayoutRaw || layout == LayoutQcow2 {
+		p.Entry.Target.UUID = ""
+		p.plain = volume.Plain{Path: path, Format: p.create.Format, Size: r.Size, ID: p.Entry.ID}
+		return p.likeOld()
+	}
+	p.SameSecret = r.Secret.UUID != uuid.Nil && r.Secret.UUID == old.Secret.UUID || r.Secret.Usage != "" && r.Secret.Usage == old.Secret.Usage
 	return p.likeOld()
 }
 
@@ -213,6 +250,7 @@ func (p *Prepared) likeOld() error {
 		uid, gid := int(st.Uid), int(st.Gid)
 		p.create.Owner, p.create.Group = &uid, &gid
 	}
+	p.plain.Mode, p.plain.Owner, p.plain.Group = p.create.Mode, p.create.Owner, p.create.Group
 	return nil
 }
 

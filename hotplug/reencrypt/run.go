@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/luksplug/luksplug/hotplug"
@@ -129,7 +128,7 @@ func (s Setting) commit(ctx context.Context, e Entry, refs References) error {
 	if _, err := s.Journal.Update(e.ID, PhaseSwitching); err != nil {
 		return err
 	}
-	if err := e.Source.mark(ctx); err != nil {
+	if err := e.Source.mark(ctx, e.ID); err != nil && !errors.Is(err, volume.ErrNoAttributes) { // Prepare has warned
 		return err
 	}
 	if err := refs.Move(ctx); err != nil {
@@ -140,7 +139,7 @@ func (s Setting) commit(ctx context.Context, e Entry, refs References) error {
 
 // takeBack undoes commit, in the reverse order.
 func (s Setting) takeBack(ctx context.Context, e Entry, refs References) error {
-	if err := e.Target.mark(ctx); err != nil {
+	if err := e.Target.mark(ctx, e.ID); err != nil {
 		return err
 	}
 	if err := refs.MoveBack(ctx); err != nil {
@@ -151,22 +150,6 @@ func (s Setting) takeBack(ctx context.Context, e Entry, refs References) error {
 	}
 	_, err := s.Journal.Update(e.ID, PhaseCopying)
 	return err
-}
-
-// mark marks a volume with a header as one that lacks data.
-func (v Volume) mark(ctx context.Context) error {
-	if v.UUID == "" {
-		return nil
-	}
-	return volume.MarkIncomplete(ctx, v.location())
-}
-
-// complete removes the mark.
-func (v Volume) complete(ctx context.Context) error {
-	if v.UUID == "" {
-		return nil
-	}
-	return volume.Complete(ctx, v.location())
 }
 
 // switched records that the disk uses the new volume, and renames the old one.
@@ -181,6 +164,11 @@ func (s Setting) switched(ctx context.Context, e Entry) (Entry, error) {
 	}
 	if old != e.Source { // its new name keeps it from being attached by mistake, and it can be read
 		if err := e.Source.complete(ctx); err != nil {
+			return e, err
+		}
+	}
+	if e.Target.plain() {
+		if err := volume.ReleasePlain(e.Target.Payload); err != nil {
 			return e, err
 		}
 	}
@@ -286,7 +274,7 @@ func (s Setting) DiscardOld(ctx context.Context, e Entry) error {
 	if e.Phase != PhaseSourceKept {
 		return fmt.Errorf("re-encryption %s: %w", e.ID, ErrNotSwitched)
 	}
-	if err := s.remove(ctx, e.Source, e.Target); err != nil {
+	if err := s.remove(ctx, e.Source, e.Target, ""); err != nil {
 		return err
 	}
 	return s.Journal.Remove(e.ID)
@@ -418,11 +406,11 @@ func findOffline(ctx context.Context, e Entry) (Outcome, error) {
 	if e.Phase != PhaseSwitching {
 		return OutcomeDropped, nil
 	}
-	source, err := e.Source.state(ctx)
+	source, err := e.Source.state(ctx, "")
 	if err != nil {
 		return "", err
 	}
-	target, err := e.Target.state(ctx)
+	target, err := e.Target.state(ctx, e.ID)
 	if err != nil {
 		return "", err
 	}
@@ -430,30 +418,4 @@ func findOffline(ctx context.Context, e Entry) (Outcome, error) {
 		return OutcomeDone, nil
 	}
 	return OutcomeDropped, nil
-}
-
-// state is what the header of a volume says.
-type state string
-
-const (
-	stateMissing  state = "missing" // no header, or that of another volume
-	stateMarked   state = "marked"
-	stateComplete state = "complete"
-)
-
-// state reads the header.
-func (v Volume) state(ctx context.Context) (state, error) {
-	if v.UUID == "" { // it has none
-		return stateComplete, nil
-	}
-	info, err := volume.Inspect(ctx, v.Payload, v.Header, nil)
-	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, volume.ErrNoVolume), err == nil && !strings.EqualFold(info.LUKS.UUID, v.UUID):
-		return stateMissing, nil
-	case err != nil:
-		return "", err
-	case info.LUKS.Incomplete:
-		return stateMarked, nil
-	}
-	return stateComplete, nil
 }

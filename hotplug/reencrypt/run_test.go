@@ -40,7 +40,7 @@ type bench struct {
 func newBench(t *testing.T) *bench {
 	t.Helper()
 	must.Have(t, "qemu-system-x86_64", "qemu-io")
-	b := &bench{socket: filepath.Join(must.Dir(t, ""), "qmp"), images: t.TempDir(), run: t.TempDir(), locks: t.TempDir()}
+	b := &bench{socket: filepath.Join(must.Dir(t, ""), "qmp"), images: t.TempDir(), run: must.Dir(t, ""), locks: t.TempDir()}
 	b.start(t)
 	keys := t.TempDir()
 	must.OK(t, os.Chmod(keys, 0o700))
@@ -97,10 +97,39 @@ func (b *bench) attach(t *testing.T, r volume.Request) (disk []byte) {
 	r.Path = filepath.Join(b.images, "disk.img")
 	v := must.Get(volume.Create(t.Context(), r, b.Keys))(t)
 	disk = v.DiskXML("sdb", "serial")
+	b.attachFilled(t, disk)
+	return disk
+}
+
+// attachFilled attaches a disk and writes to it.
+func (b *bench) attachFilled(t *testing.T, disk []byte) {
+	t.Helper()
 	b.attachDisk(t, disk)
 	b.write(t, "write -P 0x5a 0 1M")
 	b.write(t, "write -P 0x77 7M 64k")
-	return disk
+}
+
+// attachLayout is attach for a layout.
+func (b *bench) attachLayout(t *testing.T, l reencrypt.Layout) (disk []byte) {
+	t.Helper()
+	r := volume.Request{Size: 8 * mib}
+	format := blockgraph.FormatRaw
+	switch l {
+	case reencrypt.LayoutDetachedRaw:
+		r.Header = filepath.Join(b.images, "disk.hdr")
+	case reencrypt.LayoutLUKSInQcow2:
+		r.Format = blockgraph.FormatQcow2
+	case reencrypt.LayoutQcow2, reencrypt.LayoutRaw:
+		if l == reencrypt.LayoutQcow2 {
+			format = blockgraph.FormatQcow2
+		}
+		path := filepath.Join(b.images, "disk.img")
+		must.Run(t, "", "qemu-img", "create", "-q", "-f", string(format), path, "8M")
+		disk = []byte("<disk type='file' device='disk'><driver name='qemu' type='" + string(format) + "'/><source file='" + path + "'/><target dev='sdb' bus='scsi'/><serial>serial</serial></disk>")
+		b.attachFilled(t, disk)
+		return disk
+	}
+	return b.attach(t, r)
 }
 
 func (b *bench) attachDisk(t *testing.T, xml []byte) {
@@ -132,6 +161,11 @@ func (b *bench) request(disk []byte) reencrypt.Request {
 // content returns what a guest reads from a volume that nothing has open.
 func (b *bench) content(t *testing.T, v reencrypt.Volume) string {
 	t.Helper()
+	if v.UUID == "" {
+		out := filepath.Join(t.TempDir(), "plain")
+		must.Run(t, "", "qemu-img", "convert", "-f", string(v.Format), v.Payload, "-O", "raw", out)
+		return string(must.Get(os.ReadFile(out))(t))
+	}
 	value := must.Get(b.keys.Lookup(t.Context(), v.Secret))(t)
 	defer value.Wipe()
 	key := filepath.Join(t.TempDir(), "key")
@@ -206,6 +240,117 @@ func TestReencrypt(t *testing.T) {
 	b.start(t)
 	b.attachDisk(t, []byte(done.Target.XML))
 	b.write(t, "read -P 0x22 3M 4k")
+}
+
+// plainPairs are the layouts of re-encryptions with a volume without encryption; the quick ones are always tested.
+var plainPairs = []struct {
+	from, to reencrypt.Layout
+	quick    bool
+}{
+	{reencrypt.LayoutLUKS, reencrypt.LayoutRaw, true},
+	{reencrypt.LayoutLUKS, reencrypt.LayoutQcow2, false},
+	{reencrypt.LayoutDetachedRaw, reencrypt.LayoutRaw, false},
+	{reencrypt.LayoutLUKSInQcow2, reencrypt.LayoutQcow2, false},
+	{reencrypt.LayoutRaw, reencrypt.LayoutLUKS, true},
+	{reencrypt.LayoutQcow2, reencrypt.LayoutLUKS, false},
+	{reencrypt.LayoutQcow2, reencrypt.LayoutLUKSInQcow2, false},
+}
+
+func long() bool { return os.Getenv("LUKSPLUG_LONG") != "" }
+
+// TestReencryptPlain: a disk gets encryption, or loses it, while the VM has it. A volume without encryption is refused while it lacks
+// data, whatever asks for it.
+func TestReencryptPlain(t *testing.T) {
+	t.Parallel()
+	for _, c := range plainPairs {
+		t.Run(fmt.Sprintf("%s to %s", c.from, c.to), func(t *testing.T) {
+			t.Parallel()
+			ctx := t.Context()
+			b := newBench(t)
+			r := b.request(b.attachLayout(t, c.from))
+			r.Layout = c.to
+			p := must.Get(reencrypt.Prepare(ctx, r))(t)
+			if got := p.Entry.Target.Layout(); got != c.to || len(p.Warnings) != 1 {
+				t.Errorf("prepared a %s, with the warnings %q", got, p.Warnings)
+			}
+			e := must.Get(b.Start(ctx, p))(t)
+			wantIncomplete(t, e.Target)
+			if made, marked, err := volume.PlainMarks(e.Target.Payload); e.Target.UUID == "" && (made != e.ID || marked != e.ID) {
+				t.Errorf("the new file has the attributes %q and %q: %v", made, marked, err)
+			}
+			b.wantRefused(t, e.Target)
+			must.OK(t, b.Wait(ctx, reencrypt.Waiting{Poll: 10 * time.Millisecond}))
+			b.write(t, "write -P 0x11 3M 4k")
+			done, _, err := b.Finish(ctx, e)
+			must.OK(t, err)
+			b.write(t, "write -P 0x22 3M 4k")
+			b.kill()
+			plain, old := b.content(t, done.Target), b.content(t, done.Source)
+			if !strings.HasPrefix(plain, strings.Repeat("\x5a", mib)) || plain[3*mib] != 0x22 || plain[7*mib] != 0x77 || len(plain) != 8*mib {
+				t.Error("the new volume lacks data")
+			}
+			if old[3*mib] != 0x11 {
+				t.Error("the old volume is not as it was at the switch")
+			}
+			if stored := must.Get(os.ReadFile(done.Target.Payload))(t); bytes.Contains(stored, bytes.Repeat([]byte{0x5a}, 4096)) != (done.Target.UUID == "") {
+				t.Error("what is stored is encrypted, or not, against the layout")
+			}
+			if made, marked, err := volume.PlainMarks(done.Target.Payload); made != "" || marked != "" || err != nil {
+				t.Errorf("the new file has the attributes %q and %q: %v", made, marked, err)
+			}
+			b.start(t)
+			b.attachDisk(t, []byte(done.Target.XML))
+			b.write(t, "read -P 0x22 3M 4k")
+			must.OK(t, b.DiscardOld(ctx, done))
+			b.wantGone(t, done.Source)
+		})
+	}
+}
+
+// wantRefused checks that no use takes a volume that lacks data.
+func (b *bench) wantRefused(t *testing.T, v reencrypt.Volume) {
+	t.Helper()
+	disk := must.Get(diskxml.ParseDisk([]byte(strings.ReplaceAll(v.XML, "sdb", "sdc"))))(t)
+	err := b.with(t.Context(), func(ctx context.Context, vm *hotplug.VM) error {
+		_, err := vm.Attach(ctx, disk, b.keys, hotplug.AttachOptions{})
+		return err
+	})
+	if !errors.Is(err, hotplug.ErrImageInUse) && !errors.Is(err, hotplug.ErrIncomplete) {
+		t.Errorf("attach: %v", err)
+	}
+	r := volume.Request{Path: v.Payload, Size: 8 * mib, Force: must.Get(os.Stat(v.Payload))(t).Size()}
+	if _, err := volume.Create(t.Context(), r, b.Keys); v.UUID == "" && !errors.Is(err, volume.ErrIncomplete) {
+		t.Errorf("create: %v", err)
+	}
+}
+
+// TestPrepareRefusesPlain: what cannot be marked is refused, and names that are taken.
+func TestPrepareRefusesPlain(t *testing.T) {
+	t.Parallel()
+	must.Have(t, "qemu-img")
+	dir := t.TempDir()
+	v := must.Get(volume.Create(t.Context(), volume.Request{Path: filepath.Join(dir, "disk.img"), Size: mib, Passphrase: secrets.New([]byte("passphrase"))}, nil))(t)
+	taken := filepath.Join(dir, "taken.img")
+	must.OK(t, os.WriteFile(taken, nil, 0o600))
+	encrypted := v.DiskXML("sdb", "")
+	plain := []byte("<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='" + taken + "'/><target dev='sdb' bus='scsi'/></disk>")
+	for name, c := range map[string]struct {
+		disk []byte
+		path string
+		want error
+	}{
+		"a name that is taken":             {encrypted, taken, volume.ErrExists},
+		"no encryption, before or after":   {plain, filepath.Join(dir, "new.img"), reencrypt.ErrRequest},
+		"a file system without attributes": {encrypted, "/dev/pts/new.img", volume.ErrNoAttributes},
+	} {
+		if os.Geteuid() != 0 && errors.Is(c.want, volume.ErrNoAttributes) {
+			continue // no user may write there
+		}
+		_, err := reencrypt.Prepare(t.Context(), reencrypt.Request{Disk: c.disk, Size: mib, Layout: reencrypt.LayoutRaw, Path: c.path})
+		if !errors.Is(err, c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }
 
 func opened(t *testing.T, path string) io.ReaderAt {
