@@ -48,6 +48,10 @@ type Request struct {
 	Existing secrets.Keeper
 	// Passphrase is that of Secret, or of a new secret that a person has chosen.
 	Passphrase *secrets.Secret
+	// InPlace gives the new volume the names of the old one in the end, its payload and a detached header: <disk> documents with
+	// these names stay right if the layout and the secret are the same. All of them are files, and the new ones are in the
+	// directories of the old ones.
+	InPlace bool
 	// Speed bounds the copying, in bytes a second; 0 does not.
 	Speed int64
 	// Spec is that by which the disk was attached.
@@ -106,6 +110,9 @@ func Prepare(ctx context.Context, r Request) (*Prepared, error) {
 	if err := p.target(disk); err != nil {
 		return nil, err
 	}
+	if err := p.inPlace(disk); err != nil {
+		return nil, err
+	}
 	if err := p.check(ctx); err != nil {
 		return nil, err
 	}
@@ -116,6 +123,39 @@ func Prepare(ctx context.Context, r Request) (*Prepared, error) {
 		return nil, err
 	}
 	return p, nil
+}
+
+// inPlace refuses files that cannot get the names of the old ones, and adds a warning.
+func (p *Prepared) inPlace(disk *blockgraph.Disk) error {
+	if !p.request.InPlace {
+		return nil
+	}
+	refuse := func(format string, args ...any) error {
+		return fmt.Errorf("disk %s: %w in place: %s", disk.Target, ErrRequest, fmt.Sprintf(format, args...))
+	}
+	old, to := p.Entry.Source, p.Entry.Target
+	if p.request.Spec.Relabel {
+		return refuse("its files are given to QEMU's user by their names: re-encrypt it to a volume of another name")
+	}
+	for _, f := range [][2]string{{old.Payload, to.Payload}, {old.Header, to.Header}} {
+		if f[0] == "" {
+			continue
+		}
+		info, err := os.Lstat(f[0])
+		switch {
+		case err != nil:
+			return err
+		case !info.Mode().IsRegular():
+			return refuse("%s is no file, but %s: only files can be renamed", f[0], info.Mode().Type())
+		case f[1] != "" && filepath.Dir(f[0]) != filepath.Dir(f[1]):
+			return refuse("%s and %s are in two directories", f[0], f[1])
+		}
+	}
+	p.Entry.InPlace = true
+	if old.Layout() != to.Layout() || !p.SameSecret {
+		p.Warnings = append(p.Warnings, fmt.Sprintf("<disk> documents of %s, except for those that luksplug keeps, are not right any more in the end: the layout or the secret is another one", old.Payload))
+	}
+	return nil
 }
 
 // check checks where the new volume is going to be, and adds the warnings.
@@ -259,7 +299,7 @@ func (p *Prepared) copying(disk *blockgraph.Disk) Copying {
 	old, to := p.Entry.Source, p.Entry.Target
 	c := Copying{
 		Source: Source{Layout: old.Layout(), Size: p.request.Size, Header: old.Header},
-		Target: Target{Layout: to.Layout(), Path: to.Payload, Header: to.Header}, Speed: p.request.Speed,
+		Target: Target{Layout: to.Layout(), Path: to.Payload, Header: to.Header}, Speed: p.request.Speed, InPlace: p.Entry.InPlace,
 	}
 	for _, layer := range disk.Layers() {
 		c.Source.Layers = append(c.Source.Layers, Layer{Path: layer.Source.Path, Format: layer.Format, Opaque: !layer.Source.Local() || layer.Encryption != nil && layer != &disk.Image})

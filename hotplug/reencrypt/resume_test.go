@@ -222,6 +222,112 @@ func (b *bench) wantGone(t *testing.T, v reencrypt.Volume) {
 	}
 }
 
+// TestResumeInPlace: a program that dies at any point between the switch and the last rename leaves what Resume finishes, with the VM and
+// after its end.
+func TestResumeInPlace(t *testing.T) {
+	t.Parallel()
+	const renamed, noted = 2, 3 // calls of moved
+	for _, c := range []struct {
+		name   string
+		files  int // that were renamed
+		died   int // after so many renames were done, the note (renamed) or the references (noted) fail
+		killed bool
+	}{
+		{"the names are in the journal", 0, 0, false}, {"the old header is renamed", 1, 0, false}, {"the old volume is renamed", 2, 0, true},
+		{"the new header is renamed", 3, 0, false}, {"the new volume is renamed", 4, 0, false}, {"the new volume is renamed: the VM has ended", 4, 0, true},
+		{"the note fails", 4, renamed, false}, {"the references fail", 4, noted, false}, {"the references fail: the VM has ended", 4, noted, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			ctx := t.Context()
+			b := newBench(t)
+			refs := &records{path: filepath.Join(t.TempDir(), "record")}
+			must.OK(t, refs.MoveBack(ctx))
+			var at string // the payload to which the references were moved last
+			b.Refer = func(_ context.Context, e reencrypt.Entry) (reencrypt.References, error) {
+				return &moves{refs, e, &at}, nil
+			}
+			r := b.request(b.attachLayout(t, reencrypt.LayoutDetachedRaw))
+			r.InPlace = true
+			e := must.Get(b.Start(ctx, must.Get(reencrypt.Prepare(ctx, r))(t)))(t)
+			source, target := e.Source, e.Target
+			must.OK(t, b.Wait(ctx, reencrypt.Waiting{Poll: 10 * time.Millisecond}))
+			first := b.Setting
+			switch c.died {
+			case renamed:
+				first.Engine = forgetful{b.Engine}
+			case noted:
+				first.Refer = func(_ context.Context, e reencrypt.Entry) (reencrypt.References, error) {
+					refs.die = e.Target.Payload == source.Payload
+					return &moves{refs, e, &at}, nil
+				}
+			default:
+				first.Engine = dying{b.Engine, true}
+			}
+			_, _, err := first.Finish(ctx, e)
+			if !errors.Is(err, errDied) {
+				t.Fatal(err)
+			}
+			refs.die = false
+			if c.died == 0 { // as the program would have gone on
+				e, err := b.Journal.Update(e.ID, reencrypt.PhaseSwitched)
+				must.OK(t, err)
+				e.Names = reencrypt.Names{OldPayload: source.Payload + ".old", OldHeader: source.Header + ".old", NewPayload: source.Payload, NewHeader: source.Header}
+				must.OK(t, b.Journal.Write(e))
+				for _, f := range [][2]string{{source.Header, e.Names.OldHeader}, {source.Payload, e.Names.OldPayload}, {target.Header, source.Header}, {target.Payload, source.Payload}}[:c.files] {
+					must.OK(t, os.Rename(f[0], f[1]))
+				}
+			}
+			b.write(t, "write -f -P 0x33 5M 4k")
+			if c.killed {
+				b.kill()
+				b.Engine = nil
+			}
+			after, outcome, err := b.Resume(ctx, e)
+			must.OK(t, err)
+			if outcome != reencrypt.OutcomeDone || after.Target.Payload != source.Payload || after.Target.Header != source.Header || after.Source.Payload != source.Payload+".old" || after.Names != (reencrypt.Names{}) || at != source.Payload {
+				t.Fatalf("resumed: %s, %+v; the references are to %s", outcome, after, at)
+			}
+			b.wantComplete(t, after.Target, refs, "new")
+			b.wantComplete(t, after.Source, refs, "new")
+			b.wantGone(t, reencrypt.Volume{Payload: target.Payload})
+			if again, _, err := b.Resume(ctx, after); err != nil || again != after {
+				t.Errorf("again: %v, %+v", err, again)
+			}
+			if !c.killed {
+				b.wantAttached(t, source.XML, source.Payload)
+				b.kill()
+			}
+			if plain := b.content(t, after.Target); plain[0] != 0x5a || plain[7*mib] != 0x77 || plain[5*mib] != 0x33 {
+				t.Error("the new volume lacks data")
+			}
+			must.OK(t, b.DiscardOld(ctx, after))
+			b.wantGone(t, after.Source)
+			b.wantComplete(t, after.Target, refs, "new")
+		})
+	}
+}
+
+// moves are references that note the payload to which they were moved.
+type moves struct {
+	*records
+	entry reencrypt.Entry
+	at    *string
+}
+
+func (m *moves) Move(ctx context.Context) error {
+	err := m.records.Move(ctx)
+	if err == nil {
+		*m.at = m.entry.Target.Payload
+	}
+	return err
+}
+
+// forgetful is an engine whose program dies before it notes the renamed files.
+type forgetful struct{ reencrypt.Engine }
+
+func (forgetful) Renamed(context.Context, hotplug.Renaming) error { return errDied }
+
 // TestCancel: a re-encryption that is canceled leaves the disk on the old volume, and nothing else.
 func TestCancel(t *testing.T) {
 	t.Parallel()

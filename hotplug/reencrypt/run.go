@@ -4,15 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/internal/image"
 	"github.com/luksplug/luksplug/hotplug/volume"
-	"github.com/luksplug/luksplug/internal/fsutil"
 )
 
 // ErrEnded reports that QEMU has ended the copy: the disk stays on the old volume.
@@ -152,81 +148,6 @@ func (s Setting) takeBack(ctx context.Context, e Entry, refs References) error {
 	return err
 }
 
-// switched records that the disk uses the new volume, and renames the old one.
-func (s Setting) switched(ctx context.Context, e Entry) (Entry, error) {
-	e, err := s.Journal.Update(e.ID, PhaseSwitched)
-	if err != nil {
-		return e, err
-	}
-	old := e.Source
-	if e.Source, err = s.retire(e); err != nil {
-		return e, err
-	}
-	if old != e.Source { // its new name keeps it from being attached by mistake, and it can be read
-		if err := e.Source.complete(ctx); err != nil {
-			return e, err
-		}
-	}
-	if e.Target.plain() {
-		if err := volume.ReleasePlain(e.Target.Payload); err != nil {
-			return e, err
-		}
-	}
-	e.Phase = PhaseSourceKept
-	return e, s.Journal.Write(e)
-}
-
-// oldSuffix ends the names of the files of an old volume.
-const oldSuffix = ".old"
-
-// retire renames the files of the old volume, so that a disk document with their names does not attach it again: it lacks what the
-// guest has written since. The journal has the new names first.
-func (s Setting) retire(e Entry) (Volume, error) {
-	v := e.Source
-	for _, path := range []*string{&v.Header, &v.Payload} {
-		if *path == "" {
-			continue
-		}
-		info, err := os.Lstat(*path)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // renamed by an earlier run, or removed
-		}
-		if err != nil {
-			return e.Source, err
-		}
-		if info.Mode().IsRegular() {
-			*path = freeOldName(*path)
-		}
-	}
-	if v == e.Source {
-		return v, nil
-	}
-	renames := [][2]string{{e.Source.Header, v.Header}, {e.Source.Payload, v.Payload}}
-	for _, r := range renames {
-		if r[0] == r[1] {
-			continue
-		}
-		if err := os.Rename(r[0], r[1]); err != nil {
-			return e.Source, fmt.Errorf("rename the old volume: %w", err)
-		}
-		if err := fsutil.SyncDir(nil, filepath.Dir(r[1])); err != nil {
-			return e.Source, fmt.Errorf("rename the old volume: %w", err)
-		}
-	}
-	return v, nil
-}
-
-// freeOldName returns a free name for an old file.
-func freeOldName(path string) string {
-	name := path + oldSuffix
-	for n := 2; ; n++ {
-		if _, err := os.Lstat(name); errors.Is(err, fs.ErrNotExist) {
-			return name
-		}
-		name = fmt.Sprintf("%s%s-%d", path, oldSuffix, n)
-	}
-}
-
 // Cancel ends the copy of an entry, and removes the new volume, with its secret if that was made for it. The disk stays on the old
 // one.
 //
@@ -307,8 +228,14 @@ func (s Setting) Resume(ctx context.Context, e Entry) (Entry, Outcome, error) {
 	if e, err = s.Journal.Read(e.ID); err != nil {
 		return e, "", err
 	}
-	if e.Phase == PhaseSourceKept {
+	switch e.Phase {
+	case PhaseSourceKept:
 		return e, OutcomeDone, nil
+	case PhaseSwitched:
+		if err = s.end(ctx); err == nil {
+			e, err = s.switched(ctx, e)
+		}
+		return e, OutcomeDone, err
 	}
 	found, err := s.find(ctx, e)
 	if err != nil {
@@ -336,10 +263,8 @@ func (s Setting) Resume(ctx context.Context, e Entry) (Entry, Outcome, error) {
 
 // keep finishes a re-encryption whose new volume is the disk's.
 func (s Setting) keep(ctx context.Context, e Entry, refs References) (Entry, error) {
-	if !e.Phase.Switched() {
-		if err := s.commit(ctx, e, refs); err != nil {
-			return e, err
-		}
+	if err := s.commit(ctx, e, refs); err != nil {
+		return e, err
 	}
 	if err := s.end(ctx); err != nil {
 		return e, err
@@ -374,9 +299,6 @@ func (s Setting) end(ctx context.Context) error {
 
 // find asks which volume the disk uses.
 func (s Setting) find(ctx context.Context, e Entry) (Outcome, error) {
-	if e.Phase.Switched() {
-		return OutcomeDone, nil
-	}
 	if s.Engine == nil {
 		return findOffline(ctx, e)
 	}

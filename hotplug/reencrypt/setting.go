@@ -30,6 +30,8 @@ type Engine interface {
 	Switch(ctx context.Context, s hotplug.Switch) (*hotplug.Switched, error)
 	Cancel(ctx context.Context) error
 	End(ctx context.Context) error
+	// Renamed is called when files that the VM has open were renamed.
+	Renamed(ctx context.Context, r hotplug.Renaming) error
 }
 
 // InVM is the [Engine] for a disk that luksplug has attached.
@@ -108,6 +110,11 @@ func (e InVM) End(ctx context.Context) error {
 	return e.With(ctx, func(ctx context.Context, vm *hotplug.VM) error { return vm.EndCopy(ctx, e.Target) })
 }
 
+// Renamed implements [Engine].
+func (e InVM) Renamed(ctx context.Context, r hotplug.Renaming) error {
+	return e.With(ctx, func(ctx context.Context, vm *hotplug.VM) error { return vm.NoteRenamed(ctx, e.Target, r) })
+}
+
 // References are what refers to the disk besides QEMU, such as libvirt's records.
 type References interface {
 	// Kept returns the text that is kept on the host for the new volume, see [hotplug.CopyOptions].
@@ -122,7 +129,9 @@ type Setting struct {
 	Journal Journal
 	// Engine copies in the VM.
 	Engine Engine
-	// Refer returns the references to the disk of an entry; nil for a VM without any.
+	// Refer returns the references to the disk of an entry; nil for a VM without any. In place it is called a second time after
+	// the files have their last names, with an entry that says from where to where the references move: Source is then the new
+	// volume by its first names, and Target the same one by those that the old one had.
 	Refer func(ctx context.Context, e Entry) (References, error)
 	// Store looks up the passphrase of the new volume.
 	Store secrets.Store
@@ -179,7 +188,7 @@ func (s Setting) begin(ctx context.Context, p *Prepared, e *Entry) error {
 	if err != nil {
 		return err
 	}
-	options := hotplug.CopyOptions{Spec: p.request.Spec, Speed: e.Speed, Opened: func(ctx context.Context) error {
+	options := hotplug.CopyOptions{Spec: p.request.Spec, Speed: e.Speed, Renamed: e.InPlace, Opened: func(ctx context.Context) error {
 		return e.Target.mark(ctx, e.ID)
 	}}
 	refs, err := s.refer(ctx, *e)
