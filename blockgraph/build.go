@@ -36,13 +36,25 @@ func Build(d *Disk, m Machine, u Unlock) (*Graph, error) {
 // of a copy of the disk. Its first node is the [Guard]. The disk's filters are left out: those of the attached disk stay,
 // over the new images. The disk is validated first. The errors are [*InvalidError] and [*UnsupportedError].
 func BuildCopy(d *Disk, instance string, u Unlock) (*Graph, error) {
+	return buildCopy(d, instance, u, false)
+}
+
+// BuildRenamedCopy is [BuildCopy] for images whose files are going to be renamed while QEMU has them open. QEMU keeps the names by
+// which it has opened them. A node with auto-read-only is opened again by its name when it changes between reading and writing, as a
+// migration makes it do: with another file at that name, QEMU 10.0 and 11.1 have written to that one. The nodes of this graph are
+// opened for writing at once, and keep their files.
+func BuildRenamedCopy(d *Disk, instance string, u Unlock) (*Graph, error) {
+	return buildCopy(d, instance, u, true)
+}
+
+func buildCopy(d *Disk, instance string, u Unlock, renamed bool) (*Graph, error) {
 	if err := d.Validate(); err != nil {
 		return nil, err
 	}
 	images := *d
 	images.CopyOnRead = false
 	b := newBuilder(&images, u)
-	b.instance, b.graph.Target = instance, instance
+	b.instance, b.graph.Target, b.renamed = instance, instance, renamed
 	b.guard()
 	_, err := b.images()
 	return b.graph, err

@@ -14,6 +14,8 @@ type builder struct {
 	machine  Machine // the VM's; only its name for a storage daemon
 	graph    *Graph
 	counts   map[string]int // objects by kind
+	// renamed is true if files are renamed while QEMU has them open, see BuildRenamedCopy.
+	renamed bool
 }
 
 func newBuilder(d *Disk, u Unlock) *builder {

@@ -240,7 +240,11 @@ func (b *builder) addAccess(o *Object, l layer, top bool) {
 		}
 	default:
 		// The node above decides whether to write, and whether to discard.
-		o.Add("auto-read-only", true)
+		if b.renamed {
+			o.Add("read-only", l.readOnly)
+		} else {
+			o.Add("auto-read-only", true)
+		}
 		o.Add("discard", "unmap")
 	}
 	b.addCache(o)

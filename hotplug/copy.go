@@ -24,6 +24,8 @@ type CopyOptions struct {
 	Speed int64
 	// Kept is kept on this host for as long as the new volume is attached, see [AttachedDisk].
 	Kept string
+	// Renamed opens the new volume so that its files can be renamed while the VM has them, see [VM.NoteRenamed].
+	Renamed bool
 	// Opened is called when the VM has the new volume open, before the first byte is copied; nil for nothing. It marks the
 	// volume as incomplete. An error ends the copy.
 	Opened func(ctx context.Context) error
@@ -231,7 +233,11 @@ func (c *copying) start(ctx context.Context, state *State, disk *blockgraph.Disk
 			return err
 		}
 	}
-	graph, err := blockgraph.BuildCopy(disk, c.disk.Target, choice.Unlock)
+	build := blockgraph.BuildCopy
+	if c.options.Renamed {
+		build = blockgraph.BuildRenamedCopy
+	}
+	graph, err := build(disk, c.disk.Target, choice.Unlock)
 	if err != nil {
 		return err
 	}

@@ -49,7 +49,7 @@ var (
 	ErrReadOnlyImage        = outcome.ErrReadOnlyImage        // read-only, under a writable disk
 	ErrHeaderUnusable       = outcome.ErrHeaderUnusable       // no LUKS header, a damaged one, or a truncated payload
 	ErrHeaderDamaged        = outcome.ErrHeaderDamaged        // the header in the image is missing or damaged; see blockgraph.Recovery
-	ErrIncomplete           = outcome.ErrIncomplete           // the target of a re-encryption that has not ended; the source has all data
+	ErrIncomplete           = outcome.ErrIncomplete           // one of the two volumes of a re-encryption; the other one has all data
 	ErrTwoHeaders           = outcome.ErrTwoHeaders           // the payload of a detached header has one of its own; see blockgraph.Recovery
 	ErrWrongBackup          = outcome.ErrWrongBackup          // the header that is to recover a volume is of another one
 	ErrBackupUnproven       = outcome.ErrBackupUnproven       // the header may be of another volume: only to be read

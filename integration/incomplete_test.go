@@ -22,7 +22,7 @@ func TestIncompleteVolume(t *testing.T) {
 		target := "vd" + string(rune('b'+i)) // a paused guest releases none
 		xml := v.DiskXML(target, "virtio")
 		disk := writeFile(t, "disk.xml", xml)
-		says := []string{target, "the volume is the unfinished target of a re-encryption", "('luksplug volume jobs' shows the re-encryption)"}
+		says := []string{target, "the volume is one of the two of a re-encryption, and lacks a part of the data", "('luksplug volume jobs' shows the re-encryption)"}
 		refusals := []refusal{
 			{name: "attached", args: attachArgs(t, v, xml), code: 5, says: says},
 			{name: "by QEMU", args: append(attachArgs(t, v, xml), "--unlock", "qemu"), code: 5, says: says},
@@ -32,7 +32,7 @@ func TestIncompleteVolume(t *testing.T) {
 		}
 		if kind == peer.EmbeddedLUKS {
 			plain := withoutEncryption(t, v, target)
-			refusals = append(refusals, refusal{name: "plain", args: attachArgs(t, v, plain), code: 5, says: append(says, "attach the source volume")})
+			refusals = append(refusals, refusal{name: "plain", args: attachArgs(t, v, plain), code: 5, says: append(says, "attach the other volume of its re-encryption")})
 		}
 		t.Run(string(kind), func(t *testing.T) {
 			before := must.Get(os.ReadFile(l.Path))(t)

@@ -109,7 +109,8 @@ func defaultJournal(uid int, env func(string) string) (string, error) {
 	return "", errors.New("there is no directory for the journal of re-encryptions: set HOME or XDG_STATE_HOME")
 }
 
-// Entry is one re-encryption. Its names and paths are those of its begin.
+// Entry is one re-encryption. Its names and paths are those of its begin, and after [PhaseSourceKept] those that the files have
+// then.
 type Entry struct {
 	// ID is the LUKS UUID of the target, a random UUID for one without encryption. Lower case.
 	ID    string    `json:"id"`
@@ -122,8 +123,19 @@ type Entry struct {
 	Source, Target Volume `json:"-"`
 	// InPlace renames the target to the name of the source in the end.
 	InPlace bool `json:"in_place,omitempty"`
+	// Names are the names that the files get after the switch. They are written before the first file is renamed, and are none
+	// before that and when all have their names.
+	Names Names `json:"names,omitzero"`
 	// Speed limits the copying, in bytes a second; 0 does not.
 	Speed int64 `json:"speed,omitempty"`
+}
+
+// Names are paths that the files of a re-encryption get, "" for a file that keeps its name.
+type Names struct {
+	OldPayload string `json:"old_payload,omitempty"`
+	OldHeader  string `json:"old_header,omitempty"`
+	NewPayload string `json:"new_payload,omitempty"`
+	NewHeader  string `json:"new_header,omitempty"`
 }
 
 // VM is the VM that uses a volume, as the caller has named it.
@@ -282,17 +294,31 @@ func (e Entry) check() error {
 			return refuse("%v", err)
 		}
 	}
+	if err := checkPaths(e.Names.OldPayload, e.Names.OldHeader, e.Names.NewPayload, e.Names.NewHeader); err != nil {
+		return refuse("%v", err)
+	}
+	return nil
+}
+
+// checkPaths refuses a path that is neither "" nor absolute and clean.
+func checkPaths(paths ...string) error {
+	for _, path := range paths {
+		switch {
+		case path != "" && (!filepath.IsAbs(path) || filepath.Clean(path) != path):
+			return fmt.Errorf("the path %q is not absolute and without detours", path)
+		case !text(path):
+			return errors.New("a path or name is no text in UTF-8")
+		}
+	}
 	return nil
 }
 
 func (v Volume) check() error {
-	for _, path := range []string{v.Payload, v.Header} {
-		if path != "" && (!filepath.IsAbs(path) || filepath.Clean(path) != path) {
-			return fmt.Errorf("the path %q is not absolute and without detours", path)
-		}
+	if err := checkPaths(v.Payload, v.Header); err != nil {
+		return err
 	}
 	switch {
-	case !text(v.Payload, v.Header, string(v.Format), v.Secret.Usage, v.KeyStore, v.XML):
+	case !text(string(v.Format), v.Secret.Usage, v.KeyStore, v.XML):
 		return errors.New("a path or name is no text in UTF-8")
 	case v.Payload == "" && v.XML == "":
 		return errors.New("a volume has neither a path nor a <disk>")

@@ -33,7 +33,8 @@ type Request struct {
 	// VM is the VM that has the disk; the zero value if none has it.
 	VM VM
 
-	// Layout is that of the new volume; "" is that of the old one, and LayoutLUKS for one without encryption.
+	// Layout is that of the new volume; "" is that of the old one, and LayoutLUKS for one without encryption. LayoutRaw and
+	// LayoutQcow2 are without encryption: what is below about LUKS, secrets and passphrases does not count then.
 	Layout Layout
 	// Path is that of the new image, and Header that of its header; "" is a name after that of the old one, in the same
 	// directory.
@@ -47,6 +48,10 @@ type Request struct {
 	Existing secrets.Keeper
 	// Passphrase is that of Secret, or of a new secret that a person has chosen.
 	Passphrase *secrets.Secret
+	// InPlace gives the new volume the names of the old one in the end, its payload and a detached header: <disk> documents with
+	// these names stay right if the layout and the secret are the same. All of them are files, and the new ones are in the
+	// directories of the old ones.
+	InPlace bool
 	// Speed bounds the copying, in bytes a second; 0 does not.
 	Speed int64
 	// Spec is that by which the disk was attached.
@@ -68,14 +73,18 @@ type Prepared struct {
 	Cost Cost
 	// SameSecret is true if the new volume is opened by the passphrase of the old one. Whoever knows that one can open both.
 	SameSecret bool
+	// Warnings are what the user has to know before the begin.
+	Warnings []string
 
 	request Request
 	create  volume.Request
+	plain   volume.Plain // instead of create, for a new volume without encryption
 }
 
 // Prepare checks a re-encryption, chooses names, and computes what it costs. It changes nothing.
 //
-// The errors wrap [ErrRequest], [volume.ErrNoRoom], those of [volume.Check], of [EstimateCost], and those of diskxml.ParseDisk.
+// The errors wrap [ErrRequest], [volume.ErrNoRoom], those of [volume.Check], or of [volume.CheckPlain] for a new volume without
+// encryption, of [EstimateCost], and those of diskxml.ParseDisk.
 func Prepare(ctx context.Context, r Request) (*Prepared, error) {
 	disk, err := diskxml.ParseDisk(r.Disk)
 	if err != nil {
@@ -101,7 +110,10 @@ func Prepare(ctx context.Context, r Request) (*Prepared, error) {
 	if err := p.target(disk); err != nil {
 		return nil, err
 	}
-	if _, err := volume.Check(ctx, p.create); err != nil {
+	if err := p.inPlace(disk); err != nil {
+		return nil, err
+	}
+	if err := p.check(ctx); err != nil {
 		return nil, err
 	}
 	if p.Cost, err = EstimateCost(ctx, p.copying(disk)); err != nil {
@@ -119,6 +131,64 @@ func (p *Prepared) RecordsBirth() bool {
 	return !existing || p.create.Existing != nil || p.create.LUKS.Version == 2
 }
 
+// inPlace refuses files that cannot get the names of the old ones, and adds a warning.
+func (p *Prepared) inPlace(disk *blockgraph.Disk) error {
+	if !p.request.InPlace {
+		return nil
+	}
+	refuse := func(format string, args ...any) error {
+		return fmt.Errorf("disk %s: %w in place: %s", disk.Target, ErrRequest, fmt.Sprintf(format, args...))
+	}
+	old, to := p.Entry.Source, p.Entry.Target
+	if p.request.Spec.Relabel {
+		return refuse("its files are given to QEMU's user by their names: re-encrypt it to a volume of another name")
+	}
+	for _, f := range [][2]string{{old.Payload, to.Payload}, {old.Header, to.Header}} {
+		if f[0] == "" {
+			continue
+		}
+		info, err := os.Lstat(f[0])
+		switch {
+		case err != nil:
+			return err
+		case !info.Mode().IsRegular():
+			return refuse("%s is no file, but %s: only files can be renamed", f[0], info.Mode().Type())
+		case f[1] != "" && filepath.Dir(f[0]) != filepath.Dir(f[1]):
+			return refuse("%s and %s are in two directories", f[0], f[1])
+		}
+	}
+	p.Entry.InPlace = true
+	if old.Layout() != to.Layout() || !p.SameSecret {
+		p.Warnings = append(p.Warnings, fmt.Sprintf("<disk> documents of %s, except for those that luksplug keeps, are not right any more in the end: the layout or the secret is another one", old.Payload))
+	}
+	return nil
+}
+
+// check checks where the new volume is going to be, and adds the warnings.
+func (p *Prepared) check(ctx context.Context) error {
+	old := p.Entry.Source
+	if p.Entry.Target.plain() {
+		if err := volume.CheckPlain(p.plain); err != nil {
+			return err
+		}
+		p.Warnings = append(p.Warnings, fmt.Sprintf("what the guest has stored is going to be readable in %s, and in all copies of it, without a key", p.Entry.Target.Payload))
+	} else {
+		v, err := volume.Check(ctx, p.create)
+		if err != nil {
+			return err
+		}
+		p.Warnings = append(p.Warnings, v.Warnings...)
+	}
+	if !old.plain() {
+		return nil
+	}
+	p.Warnings = append(p.Warnings, fmt.Sprintf("what %s holds without encryption stays readable on its storage until that is overwritten, also when the file is removed", old.Payload))
+	if !old.markable() {
+		p.Warnings = append(p.Warnings, fmt.Sprintf("%s cannot be marked: from the switch to the new volume on it lacks what the guest writes, and luksplug does not refuse it by that name", old.Payload))
+	}
+	return nil
+}
+
 // source describes the present volume.
 func (p *Prepared) source(ctx context.Context, disk *blockgraph.Disk) error {
 	v := Volume{Payload: disk.Image.Source.Path, Format: disk.Image.Format, XML: string(p.request.Disk)}
@@ -134,7 +204,7 @@ func (p *Prepared) source(ctx context.Context, disk *blockgraph.Disk) error {
 			return err
 		}
 		v.UUID, v.Secret = strings.ToLower(info.LUKS.UUID), disk.Image.Encryption.Secrets[0]
-		if v.UUID != "" && !isID(v.UUID) {
+		if !isID(v.UUID) {
 			v.UUID = uuid.NewSHA1(uuid.NameSpaceOID, []byte(info.LUKS.UUID)).String()
 		}
 		f, err := info.LUKS.Format()
@@ -168,7 +238,9 @@ func (p *Prepared) target(disk *blockgraph.Disk) error {
 			layout = LayoutLUKS
 		}
 	case LayoutRaw, LayoutQcow2:
-		return fmt.Errorf("disk %s: %w: a new volume without encryption", disk.Target, ErrRequest)
+		if p.Entry.Source.plain() {
+			return fmt.Errorf("disk %s: %w: neither the old volume nor the new one is encrypted", disk.Target, ErrRequest)
+		}
 	}
 	if layout == LayoutLUKSInQcow2 && r.LUKS.Version == 2 {
 		r.LUKS.Version = 1 // QEMU alone opens it
@@ -199,8 +271,13 @@ func (p *Prepared) target(disk *blockgraph.Disk) error {
 	if layout.qcow2() {
 		p.create.Format = blockgraph.FormatQcow2
 	}
-	p.SameSecret = r.Secret.UUID != uuid.Nil && r.Secret.UUID == old.Secret.UUID || r.Secret.Usage != "" && r.Secret.Usage == old.Secret.Usage
 	p.Entry.Target = Volume{Payload: path, Header: header, Format: p.create.Format, UUID: p.Entry.ID, XML: old.XML}
+	if layout == LayoutRaw || layout == LayoutQcow2 {
+		p.Entry.Target.UUID = ""
+		p.plain = volume.Plain{Path: path, Format: p.create.Format, Size: r.Size, ID: p.Entry.ID}
+		return p.likeOld()
+	}
+	p.SameSecret = r.Secret.UUID != uuid.Nil && r.Secret.UUID == old.Secret.UUID || r.Secret.Usage != "" && r.Secret.Usage == old.Secret.Usage
 	return p.likeOld()
 }
 
@@ -219,6 +296,7 @@ func (p *Prepared) likeOld() error {
 		uid, gid := int(st.Uid), int(st.Gid)
 		p.create.Owner, p.create.Group = &uid, &gid
 	}
+	p.plain.Mode, p.plain.Owner, p.plain.Group = p.create.Mode, p.create.Owner, p.create.Group
 	return nil
 }
 
@@ -227,7 +305,7 @@ func (p *Prepared) copying(disk *blockgraph.Disk) Copying {
 	old, to := p.Entry.Source, p.Entry.Target
 	c := Copying{
 		Source: Source{Layout: old.Layout(), Size: p.request.Size, Header: old.Header},
-		Target: Target{Layout: to.Layout(), Path: to.Payload, Header: to.Header}, Speed: p.request.Speed,
+		Target: Target{Layout: to.Layout(), Path: to.Payload, Header: to.Header}, Speed: p.request.Speed, InPlace: p.Entry.InPlace,
 	}
 	for _, layer := range disk.Layers() {
 		c.Source.Layers = append(c.Source.Layers, Layer{Path: layer.Source.Path, Format: layer.Format, Opaque: !layer.Source.Local() || layer.Encryption != nil && layer != &disk.Image})

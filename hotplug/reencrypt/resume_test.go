@@ -3,6 +3,7 @@ package reencrypt_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -14,7 +15,6 @@ import (
 	"github.com/luksplug/luksplug/hotplug/volume"
 	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets"
-	"github.com/luksplug/luksplug/secrets/luks"
 )
 
 // dying is an engine whose program dies during the switch: nothing that it has done is undone.
@@ -50,109 +50,161 @@ func (r *records) Move(context.Context) error {
 
 func (r *records) MoveBack(context.Context) error { return os.WriteFile(r.path, []byte("old"), 0o600) }
 
+// The points at which a program dies in tests.
+const copying, beforeMove, beforeSwitch, afterSwitch = "copying", "the old volume is marked", "both are ready", "switched"
+
+// death is a program that dies, perhaps with the VM, and what is found then.
+type death struct {
+	died   string
+	killed bool // the VM as well
+	want   reencrypt.Outcome
+}
+
+var deaths = []death{
+	{copying, false, reencrypt.OutcomeCopying}, {copying, true, reencrypt.OutcomeDropped},
+	{beforeMove, false, reencrypt.OutcomeCopying}, {beforeMove, true, reencrypt.OutcomeDone},
+	{beforeSwitch, false, reencrypt.OutcomeCopying}, {beforeSwitch, true, reencrypt.OutcomeDone},
+	{afterSwitch, false, reencrypt.OutcomeDone}, {afterSwitch, true, reencrypt.OutcomeDone},
+}
+
 // TestResume: a program that dies at any point leaves what Resume finishes, with the VM and after its end: one volume is complete and can
 // be opened, the references are to that one, and the keys of both are there until the other one is gone.
 func TestResume(t *testing.T) {
 	t.Parallel()
-	const copying, beforeMove, beforeSwitch, afterSwitch = "copying", "the old volume is marked", "both are ready", "switched"
-	for _, c := range []struct {
-		died   string
-		killed bool // the VM as well
-		want   reencrypt.Outcome
-	}{
-		{copying, false, reencrypt.OutcomeCopying}, {copying, true, reencrypt.OutcomeDropped},
-		{beforeMove, false, reencrypt.OutcomeCopying}, {beforeMove, true, reencrypt.OutcomeDone},
-		{beforeSwitch, false, reencrypt.OutcomeCopying}, {beforeSwitch, true, reencrypt.OutcomeDone},
-		{afterSwitch, false, reencrypt.OutcomeDone}, {afterSwitch, true, reencrypt.OutcomeDone},
-	} {
-		name := c.died
-		if c.killed {
-			name += " and the VM has ended"
-		}
-		t.Run(name, func(t *testing.T) {
+	for _, d := range deaths {
+		t.Run(d.name(), func(t *testing.T) {
 			t.Parallel()
-			ctx := t.Context()
-			b := newBench(t)
-			refs := &records{path: filepath.Join(t.TempDir(), "record")}
-			must.OK(t, refs.MoveBack(ctx))
-			b.Refer = func(context.Context, reencrypt.Entry) (reencrypt.References, error) { return refs, nil }
-			disk := b.attach(t, volume.Request{Size: 8 * mib})
-			e := must.Get(b.Start(ctx, must.Get(reencrypt.Prepare(ctx, b.request(disk)))(t)))(t)
-			source, target := e.Source, e.Target
-			if c.died != copying {
-				must.OK(t, b.Wait(ctx, reencrypt.Waiting{Poll: 10 * time.Millisecond}))
-				refs.die = c.died == beforeMove
-				first := b.Setting
-				first.Engine = dying{b.Engine, c.died == afterSwitch}
-				if _, _, err := first.Finish(ctx, e); !errors.Is(err, errDied) {
-					t.Fatal(err)
-				}
-				refs.die = false
-			}
-			if c.died == afterSwitch {
-				b.write(t, "write -P 0x33 5M 4k")
-			}
-			if c.killed {
-				b.kill()
-				b.Engine = nil
-			}
-			after, outcome, err := b.Resume(ctx, e)
-			must.OK(t, err)
-			if outcome != c.want {
-				t.Fatalf("resumed: %s, want %s", outcome, c.want)
-			}
-			if outcome == reencrypt.OutcomeCopying {
-				b.wantComplete(t, source, refs, "old")
-				if _, err := luks.ReadHeader(opened(t, target.Payload)); !errors.Is(err, luks.ErrIncomplete) {
-					t.Errorf("the new volume: %v", err)
-				}
-				must.OK(t, b.Wait(ctx, reencrypt.Waiting{Poll: 10 * time.Millisecond}))
-				after, _, err = b.Finish(ctx, after)
-				must.OK(t, err)
-				outcome = reencrypt.OutcomeDone
-			}
-			again, twice, err := b.Resume(ctx, after)
-			if outcome == reencrypt.OutcomeDropped {
-				if !errors.Is(err, fs.ErrNotExist) {
-					t.Errorf("again: %v", err)
-				}
-				b.wantComplete(t, source, refs, "old")
-				b.wantGone(t, target)
-				return
-			}
-			if err != nil || twice != reencrypt.OutcomeDone || again != after {
-				t.Errorf("again: %s, %v, %+v", twice, err, again)
-			}
-			b.wantComplete(t, after.Target, refs, "new")
-			if _, err := b.keys.Lookup(ctx, source.Secret); err != nil {
-				t.Errorf("the old secret: %v", err)
-			}
-			if c.killed {
-				plain := b.content(t, after.Target)
-				if plain[0] != 0x5a || plain[7*mib] != 0x77 || (plain[5*mib] == 0x33) != (c.died == afterSwitch) {
-					t.Error("the new volume lacks data")
-				}
-			}
-			must.OK(t, b.DiscardOld(ctx, after))
-			b.wantGone(t, after.Source)
-			b.wantGone(t, source)
+			resume(t, d, reencrypt.LayoutLUKS, "")
 		})
 	}
+}
+
+// TestResumePlain: as TestResume, with a volume without encryption, whose marks are attributes of its file.
+func TestResumePlain(t *testing.T) {
+	t.Parallel()
+	for _, c := range plainPairs {
+		for _, d := range deaths {
+			if !long() && (!c.quick || !d.killed || d.died == copying) {
+				continue
+			}
+			t.Run(fmt.Sprintf("%s to %s: %s", c.from, c.to, d.name()), func(t *testing.T) {
+				t.Parallel()
+				resume(t, d, c.from, c.to)
+			})
+		}
+	}
+}
+
+func (d death) name() string {
+	if d.killed {
+		return d.died + " and the VM has ended"
+	}
+	return d.died
+}
+
+// resume tests a death between two layouts.
+func resume(t *testing.T, c death, from, to reencrypt.Layout) {
+	ctx := t.Context()
+	b := newBench(t)
+	refs := &records{path: filepath.Join(t.TempDir(), "record")}
+	must.OK(t, refs.MoveBack(ctx))
+	b.Refer = func(context.Context, reencrypt.Entry) (reencrypt.References, error) { return refs, nil }
+	r := b.request(b.attachLayout(t, from))
+	r.Layout = to
+	e := must.Get(b.Start(ctx, must.Get(reencrypt.Prepare(ctx, r))(t)))(t)
+	source, target := e.Source, e.Target
+	if c.died != copying {
+		must.OK(t, b.Wait(ctx, reencrypt.Waiting{Poll: 10 * time.Millisecond}))
+		refs.die = c.died == beforeMove
+		first := b.Setting
+		first.Engine = dying{b.Engine, c.died == afterSwitch}
+		if _, _, err := first.Finish(ctx, e); !errors.Is(err, errDied) {
+			t.Fatal(err)
+		}
+		refs.die = false
+	}
+	if c.died == afterSwitch {
+		b.write(t, "write -f -P 0x33 5M 4k") // stored, as after a flush of the guest's
+	}
+	if c.killed {
+		b.kill()
+		b.Engine = nil
+	}
+	after, outcome, err := b.Resume(ctx, e)
+	must.OK(t, err)
+	if outcome != c.want {
+		t.Fatalf("resumed: %s, want %s", outcome, c.want)
+	}
+	if outcome == reencrypt.OutcomeCopying {
+		b.wantComplete(t, source, refs, "old")
+		wantIncomplete(t, target)
+		must.OK(t, b.Wait(ctx, reencrypt.Waiting{Poll: 10 * time.Millisecond}))
+		after, _, err = b.Finish(ctx, after)
+		must.OK(t, err)
+		outcome = reencrypt.OutcomeDone
+	}
+	again, twice, err := b.Resume(ctx, after)
+	if outcome == reencrypt.OutcomeDropped {
+		if !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("again: %v", err)
+		}
+		b.wantComplete(t, source, refs, "old")
+		b.wantGone(t, target)
+		return
+	}
+	if err != nil || twice != reencrypt.OutcomeDone || again != after {
+		t.Errorf("again: %s, %v, %+v", twice, err, again)
+	}
+	b.wantComplete(t, after.Target, refs, "new")
+	if source.UUID != "" {
+		if _, err := b.keys.Lookup(ctx, source.Secret); err != nil {
+			t.Errorf("the old secret: %v", err)
+		}
+	}
+	if c.killed {
+		plain := b.content(t, after.Target)
+		if plain[0] != 0x5a || plain[7*mib] != 0x77 || (plain[5*mib] == 0x33) != (c.died == afterSwitch) {
+			t.Error("the new volume lacks data")
+		}
+	}
+	must.OK(t, b.DiscardOld(ctx, after))
+	b.wantGone(t, after.Source)
+	b.wantGone(t, source)
 }
 
 // wantComplete checks that a volume has no mark, opens by its secret, and is the one that is referred to.
 func (b *bench) wantComplete(t *testing.T, v reencrypt.Volume, refs *records, want string) {
 	t.Helper()
-	value := must.Get(b.keys.Lookup(t.Context(), v.Secret))(t)
-	defer value.Wipe()
-	if _, err := luks.ReadHeader(opened(t, v.Payload)); err != nil {
-		t.Errorf("%s: %v", v.Payload, err)
-	}
-	if _, err := volume.TrySlot(t.Context(), v.Payload, v.Header, value); err != nil {
-		t.Errorf("%s: %v", v.Payload, err)
+	if v.UUID == "" {
+		if _, marked, err := volume.PlainMarks(v.Payload); err != nil || marked != "" {
+			t.Errorf("%s: marked by %s, %v", v.Payload, marked, err)
+		}
+	} else {
+		value := must.Get(b.keys.Lookup(t.Context(), v.Secret))(t)
+		defer value.Wipe()
+		if i, err := volume.Inspect(t.Context(), v.Payload, v.Header, nil); err != nil || i.LUKS.Incomplete {
+			t.Errorf("%s: %v", v.Payload, err)
+		}
+		if _, err := volume.TrySlot(t.Context(), v.Payload, v.Header, value); err != nil {
+			t.Errorf("%s: %v", v.Payload, err)
+		}
 	}
 	if got := string(must.Get(os.ReadFile(refs.path))(t)); got != want {
 		t.Errorf("the record is of the %s volume, not of the %s one", got, want)
+	}
+}
+
+// wantIncomplete checks that a volume has the mark, by which an attach refuses it.
+func wantIncomplete(t *testing.T, v reencrypt.Volume) {
+	t.Helper()
+	if v.UUID == "" {
+		if _, marked, err := volume.PlainMarks(v.Payload); err != nil || marked == "" {
+			t.Errorf("%s is not marked: %v", v.Payload, err)
+		}
+		return
+	}
+	if i, err := volume.Inspect(t.Context(), v.Payload, v.Header, nil); err != nil || !i.LUKS.Incomplete {
+		t.Errorf("%s is not marked: %v", v.Payload, err)
 	}
 }
 
@@ -162,10 +214,119 @@ func (b *bench) wantGone(t *testing.T, v reencrypt.Volume) {
 	if _, err := os.Stat(v.Payload); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("%s: %v", v.Payload, err)
 	}
+	if v.UUID == "" {
+		return
+	}
 	if _, err := b.keys.Lookup(t.Context(), v.Secret); !errors.Is(err, secrets.ErrNotFound) {
 		t.Errorf("the secret of %s: %v", v.Payload, err)
 	}
 }
+
+// TestResumeInPlace: a program that dies at any point between the switch and the last rename leaves what Resume finishes, with the VM and
+// after its end.
+func TestResumeInPlace(t *testing.T) {
+	t.Parallel()
+	const renamed, noted = 2, 3 // calls of moved
+	for _, c := range []struct {
+		name   string
+		files  int // that were renamed
+		died   int // after so many renames were done, the note (renamed) or the references (noted) fail
+		killed bool
+	}{
+		{"the names are in the journal", 0, 0, false}, {"the old header is renamed", 1, 0, false}, {"the old volume is renamed", 2, 0, true},
+		{"the new header is renamed", 3, 0, false}, {"the new volume is renamed", 4, 0, false}, {"the new volume is renamed: the VM has ended", 4, 0, true},
+		{"the note fails", 4, renamed, false}, {"the references fail", 4, noted, false}, {"the references fail: the VM has ended", 4, noted, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			ctx := t.Context()
+			b := newBench(t)
+			refs := &records{path: filepath.Join(t.TempDir(), "record")}
+			must.OK(t, refs.MoveBack(ctx))
+			var at string // the payload to which the references were moved last
+			b.Refer = func(_ context.Context, e reencrypt.Entry) (reencrypt.References, error) {
+				return &moves{refs, e, &at}, nil
+			}
+			r := b.request(b.attachLayout(t, reencrypt.LayoutDetachedRaw))
+			r.InPlace = true
+			e := must.Get(b.Start(ctx, must.Get(reencrypt.Prepare(ctx, r))(t)))(t)
+			source, target := e.Source, e.Target
+			must.OK(t, b.Wait(ctx, reencrypt.Waiting{Poll: 10 * time.Millisecond}))
+			first := b.Setting
+			switch c.died {
+			case renamed:
+				first.Engine = forgetful{b.Engine}
+			case noted:
+				first.Refer = func(_ context.Context, e reencrypt.Entry) (reencrypt.References, error) {
+					refs.die = e.Target.Payload == source.Payload
+					return &moves{refs, e, &at}, nil
+				}
+			default:
+				first.Engine = dying{b.Engine, true}
+			}
+			_, _, err := first.Finish(ctx, e)
+			if !errors.Is(err, errDied) {
+				t.Fatal(err)
+			}
+			refs.die = false
+			if c.died == 0 { // as the program would have gone on
+				e, err := b.Journal.Update(e.ID, reencrypt.PhaseSwitched)
+				must.OK(t, err)
+				e.Names = reencrypt.Names{OldPayload: source.Payload + ".old", OldHeader: source.Header + ".old", NewPayload: source.Payload, NewHeader: source.Header}
+				must.OK(t, b.Journal.Write(e))
+				for _, f := range [][2]string{{source.Header, e.Names.OldHeader}, {source.Payload, e.Names.OldPayload}, {target.Header, source.Header}, {target.Payload, source.Payload}}[:c.files] {
+					must.OK(t, os.Rename(f[0], f[1]))
+				}
+			}
+			b.write(t, "write -f -P 0x33 5M 4k")
+			if c.killed {
+				b.kill()
+				b.Engine = nil
+			}
+			after, outcome, err := b.Resume(ctx, e)
+			must.OK(t, err)
+			if outcome != reencrypt.OutcomeDone || after.Target.Payload != source.Payload || after.Target.Header != source.Header || after.Source.Payload != source.Payload+".old" || after.Names != (reencrypt.Names{}) || at != source.Payload {
+				t.Fatalf("resumed: %s, %+v; the references are to %s", outcome, after, at)
+			}
+			b.wantComplete(t, after.Target, refs, "new")
+			b.wantComplete(t, after.Source, refs, "new")
+			b.wantGone(t, reencrypt.Volume{Payload: target.Payload})
+			if again, _, err := b.Resume(ctx, after); err != nil || again != after {
+				t.Errorf("again: %v, %+v", err, again)
+			}
+			if !c.killed {
+				b.wantAttached(t, source.XML, source.Payload)
+				b.kill()
+			}
+			if plain := b.content(t, after.Target); plain[0] != 0x5a || plain[7*mib] != 0x77 || plain[5*mib] != 0x33 {
+				t.Error("the new volume lacks data")
+			}
+			must.OK(t, b.DiscardOld(ctx, after))
+			b.wantGone(t, after.Source)
+			b.wantComplete(t, after.Target, refs, "new")
+		})
+	}
+}
+
+// moves are references that note the payload to which they were moved.
+type moves struct {
+	*records
+	entry reencrypt.Entry
+	at    *string
+}
+
+func (m *moves) Move(ctx context.Context) error {
+	err := m.records.Move(ctx)
+	if err == nil {
+		*m.at = m.entry.Target.Payload
+	}
+	return err
+}
+
+// forgetful is an engine whose program dies before it notes the renamed files.
+type forgetful struct{ reencrypt.Engine }
+
+func (forgetful) Renamed(context.Context, hotplug.Renaming) error { return errDied }
 
 // TestCancel: a re-encryption that is canceled leaves the disk on the old volume, and nothing else.
 func TestCancel(t *testing.T) {

@@ -4,16 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/internal/image"
 	"github.com/luksplug/luksplug/hotplug/volume"
-	"github.com/luksplug/luksplug/internal/fsutil"
 )
 
 // ErrEnded reports that QEMU has ended the copy: the disk stays on the old volume.
@@ -134,7 +129,7 @@ func (s Setting) commit(ctx context.Context, e Entry, refs References) error {
 	if _, err := s.Journal.Update(e.ID, PhaseSwitching); err != nil {
 		return err
 	}
-	if err := e.Source.mark(ctx); err != nil {
+	if err := e.Source.mark(ctx, e.ID); err != nil && !errors.Is(err, volume.ErrNoAttributes) { // Prepare has warned
 		return err
 	}
 	if err := refs.Move(ctx); err != nil {
@@ -145,7 +140,7 @@ func (s Setting) commit(ctx context.Context, e Entry, refs References) error {
 
 // takeBack undoes commit, in the reverse order.
 func (s Setting) takeBack(ctx context.Context, e Entry, refs References) error {
-	if err := e.Target.mark(ctx); err != nil {
+	if err := e.Target.mark(ctx, e.ID); err != nil {
 		return err
 	}
 	if err := refs.MoveBack(ctx); err != nil {
@@ -156,92 +151,6 @@ func (s Setting) takeBack(ctx context.Context, e Entry, refs References) error {
 	}
 	_, err := s.Journal.Update(e.ID, PhaseCopying)
 	return err
-}
-
-// mark marks a volume with a header as one that lacks data.
-func (v Volume) mark(ctx context.Context) error {
-	if v.UUID == "" {
-		return nil
-	}
-	return volume.MarkIncomplete(ctx, v.location())
-}
-
-// complete removes the mark.
-func (v Volume) complete(ctx context.Context) error {
-	if v.UUID == "" {
-		return nil
-	}
-	return volume.Complete(ctx, v.location())
-}
-
-// switched records that the disk uses the new volume, and renames the old one.
-func (s Setting) switched(ctx context.Context, e Entry) (Entry, error) {
-	e, err := s.Journal.Update(e.ID, PhaseSwitched)
-	if err != nil {
-		return e, err
-	}
-	old := e.Source
-	if e.Source, err = s.retire(e); err != nil {
-		return e, err
-	}
-	if old != e.Source { // its new name keeps it from being attached by mistake, and it can be read
-		if err := e.Source.complete(ctx); err != nil {
-			return e, err
-		}
-	}
-	e.Phase = PhaseSourceKept
-	return e, s.Journal.Write(e)
-}
-
-// oldSuffix ends the names of the files of an old volume.
-const oldSuffix = ".old"
-
-// retire renames the files of the old volume, so that a disk document with their names does not attach it again: it lacks what the
-// guest has written since. The journal has the new names first.
-func (s Setting) retire(e Entry) (Volume, error) {
-	v := e.Source
-	for _, path := range []*string{&v.Header, &v.Payload} {
-		if *path == "" {
-			continue
-		}
-		info, err := os.Lstat(*path)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // renamed by an earlier run, or removed
-		}
-		if err != nil {
-			return e.Source, err
-		}
-		if info.Mode().IsRegular() {
-			*path = freeOldName(*path)
-		}
-	}
-	if v == e.Source {
-		return v, nil
-	}
-	renames := [][2]string{{e.Source.Header, v.Header}, {e.Source.Payload, v.Payload}}
-	for _, r := range renames {
-		if r[0] == r[1] {
-			continue
-		}
-		if err := os.Rename(r[0], r[1]); err != nil {
-			return e.Source, fmt.Errorf("rename the old volume: %w", err)
-		}
-		if err := fsutil.SyncDir(nil, filepath.Dir(r[1])); err != nil {
-			return e.Source, fmt.Errorf("rename the old volume: %w", err)
-		}
-	}
-	return v, nil
-}
-
-// freeOldName returns a free name for an old file.
-func freeOldName(path string) string {
-	name := path + oldSuffix
-	for n := 2; ; n++ {
-		if _, err := os.Lstat(name); errors.Is(err, fs.ErrNotExist) {
-			return name
-		}
-		name = fmt.Sprintf("%s%s-%d", path, oldSuffix, n)
-	}
 }
 
 // Cancel ends the copy of an entry, and removes the new volume, with its secret if that was made for it. The disk stays on the old
@@ -291,7 +200,7 @@ func (s Setting) DiscardOld(ctx context.Context, e Entry) error {
 	if e.Phase != PhaseSourceKept {
 		return fmt.Errorf("re-encryption %s: %w", e.ID, ErrNotSwitched)
 	}
-	if err := s.remove(ctx, e.Source, e.Target); err != nil {
+	if err := s.remove(ctx, e.Source, e.Target, ""); err != nil {
 		return err
 	}
 	return s.Journal.Remove(e.ID)
@@ -324,8 +233,14 @@ func (s Setting) Resume(ctx context.Context, e Entry) (Entry, Outcome, error) {
 	if e, err = s.Journal.Read(e.ID); err != nil {
 		return e, "", err
 	}
-	if e.Phase == PhaseSourceKept {
+	switch e.Phase {
+	case PhaseSourceKept:
 		return e, OutcomeDone, nil
+	case PhaseSwitched:
+		if err = s.end(ctx); err == nil {
+			e, err = s.switched(ctx, e)
+		}
+		return e, OutcomeDone, err
 	}
 	found, err := s.find(ctx, e)
 	if err != nil {
@@ -353,10 +268,8 @@ func (s Setting) Resume(ctx context.Context, e Entry) (Entry, Outcome, error) {
 
 // keep finishes a re-encryption whose new volume is the disk's.
 func (s Setting) keep(ctx context.Context, e Entry, refs References) (Entry, error) {
-	if !e.Phase.Switched() {
-		if err := s.commit(ctx, e, refs); err != nil {
-			return e, err
-		}
+	if err := s.commit(ctx, e, refs); err != nil {
+		return e, err
 	}
 	if err := s.end(ctx); err != nil {
 		return e, err
@@ -391,9 +304,6 @@ func (s Setting) end(ctx context.Context) error {
 
 // find asks which volume the disk uses.
 func (s Setting) find(ctx context.Context, e Entry) (Outcome, error) {
-	if e.Phase.Switched() {
-		return OutcomeDone, nil
-	}
 	if s.Engine == nil {
 		return findOffline(ctx, e)
 	}
@@ -423,11 +333,11 @@ func findOffline(ctx context.Context, e Entry) (Outcome, error) {
 	if e.Phase != PhaseSwitching {
 		return OutcomeDropped, nil
 	}
-	source, err := e.Source.state(ctx)
+	source, err := e.Source.state(ctx, "")
 	if err != nil {
 		return "", err
 	}
-	target, err := e.Target.state(ctx)
+	target, err := e.Target.state(ctx, e.ID)
 	if err != nil {
 		return "", err
 	}
@@ -435,30 +345,4 @@ func findOffline(ctx context.Context, e Entry) (Outcome, error) {
 		return OutcomeDone, nil
 	}
 	return OutcomeDropped, nil
-}
-
-// state is what the header of a volume says.
-type state string
-
-const (
-	stateMissing  state = "missing" // no header, or that of another volume
-	stateMarked   state = "marked"
-	stateComplete state = "complete"
-)
-
-// state reads the header.
-func (v Volume) state(ctx context.Context) (state, error) {
-	if v.UUID == "" { // it has none
-		return stateComplete, nil
-	}
-	info, err := volume.Inspect(ctx, v.Payload, v.Header, nil)
-	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, volume.ErrNoVolume), err == nil && !strings.EqualFold(info.LUKS.UUID, v.UUID):
-		return stateMissing, nil
-	case err != nil:
-		return "", err
-	case info.LUKS.Incomplete:
-		return stateMarked, nil
-	}
-	return stateComplete, nil
 }

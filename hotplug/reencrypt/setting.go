@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -16,9 +14,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/hotplug"
-	"github.com/luksplug/luksplug/hotplug/internal/image"
 	"github.com/luksplug/luksplug/hotplug/volume"
-	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/secrets"
 )
 
@@ -35,6 +31,8 @@ type Engine interface {
 	Switch(ctx context.Context, s hotplug.Switch) (*hotplug.Switched, error)
 	Cancel(ctx context.Context) error
 	End(ctx context.Context) error
+	// Renamed is called when files that the VM has open were renamed.
+	Renamed(ctx context.Context, r hotplug.Renaming) error
 }
 
 // InVM is the [Engine] for a disk that luksplug has attached.
@@ -113,6 +111,11 @@ func (e InVM) End(ctx context.Context) error {
 	return e.With(ctx, func(ctx context.Context, vm *hotplug.VM) error { return vm.EndCopy(ctx, e.Target) })
 }
 
+// Renamed implements [Engine].
+func (e InVM) Renamed(ctx context.Context, r hotplug.Renaming) error {
+	return e.With(ctx, func(ctx context.Context, vm *hotplug.VM) error { return vm.NoteRenamed(ctx, e.Target, r) })
+}
+
 // References are what refers to the disk besides QEMU, such as libvirt's records.
 type References interface {
 	// Kept returns the text that is kept on the host for the new volume, see [hotplug.CopyOptions].
@@ -127,7 +130,9 @@ type Setting struct {
 	Journal Journal
 	// Engine copies in the VM.
 	Engine Engine
-	// Refer returns the references to the disk of an entry; nil for a VM without any.
+	// Refer returns the references to the disk of an entry; nil for a VM without any. In place it is called a second time after
+	// the files have their last names, with an entry that says from where to where the references move: Source is then the new
+	// volume by its first names, and Target the same one by those that the old one had.
 	Refer func(ctx context.Context, e Entry) (References, error)
 	// Store looks up the passphrase of the new volume.
 	Store secrets.Store
@@ -142,16 +147,13 @@ type Setting struct {
 	Log logrus.FieldLogger
 }
 
-// location returns where a volume is.
-func (v Volume) location() volume.Location { return volume.Location{Path: v.Payload, Header: v.Header} }
-
 // undoing bounds what is done after a failure.
 const undoing = time.Minute
 
 // Start makes the new volume and begins to copy. The copy goes on when the program ends. After a failure nothing is left of it,
 // or the error names it.
 //
-// The errors are those of [volume.Create], of [hotplug.VM.StartCopy] and of the journal. They wrap a [*volume.LeftError] if
+// The errors are those of [volume.Create] or [volume.CreatePlain], of [hotplug.VM.StartCopy] and of the journal. They wrap a [*volume.LeftError] if
 // something of the new volume could not be removed.
 func (s Setting) Start(ctx context.Context, p *Prepared) (Entry, error) {
 	e := p.Entry
@@ -177,8 +179,8 @@ func (s Setting) begin(ctx context.Context, p *Prepared, e *Entry) error {
 	if err != nil {
 		return err
 	}
-	options := hotplug.CopyOptions{Spec: p.request.Spec, Speed: e.Speed, Opened: func(ctx context.Context) error {
-		return volume.MarkIncomplete(ctx, e.Target.location())
+	options := hotplug.CopyOptions{Spec: p.request.Spec, Speed: e.Speed, Renamed: e.InPlace, Opened: func(ctx context.Context) error {
+		return e.Target.mark(ctx, e.ID)
 	}}
 	refs, err := s.refer(ctx, *e)
 	if err != nil {
@@ -198,31 +200,49 @@ func (s Setting) makeVolume(ctx context.Context, p *Prepared, e *Entry) (*blockg
 	if err := s.Journal.Write(*e); err != nil {
 		return nil, err
 	}
-	keys := s.Keys
-	if p.create.Secret.UUID != uuid.Nil || p.create.Secret.UsageType != secrets.UsageNone {
-		keys = nil // it exists
-	}
-	made, err := volume.Create(ctx, p.create, keys)
-	if err != nil {
+	if err := s.create(ctx, p, e); err != nil {
 		return nil, err
 	}
-	e.Target.Secret = secrets.Reference{Type: secrets.Passphrase, UUID: made.Secret.UUID}
-	if p.SameSecret {
-		e.Target.Secret = e.Source.Secret // which may be one without a uuid
-	}
-	if made.Store != nil {
-		e.Target.KeyStore = made.Store.String()
-	}
-	xml, err := diskxml.WithVolume([]byte(e.Source.XML), diskxml.LocalVolume{Format: e.Target.Format, Payload: diskxml.LocalImage{Path: e.Target.Payload, Block: made.Block},
-		Header: diskxml.LocalImage{Path: e.Target.Header}, Secret: e.Target.Secret})
-	if err != nil {
-		return nil, err
-	}
-	e.Target.XML = string(xml)
 	if err := s.Journal.Write(*e); err != nil {
 		return nil, err
 	}
-	return diskxml.ParseDisk(xml)
+	return diskxml.ParseDisk([]byte(e.Target.XML))
+}
+
+// create makes the new volume of an entry, and completes what is known of it.
+func (s Setting) create(ctx context.Context, p *Prepared, e *Entry) error {
+	v, block := &e.Target, false
+	if v.plain() {
+		if err := volume.CreatePlain(ctx, p.plain); err != nil {
+			return err
+		}
+	} else {
+		keys := s.Keys
+		if p.create.Secret.UUID != uuid.Nil || p.create.Secret.UsageType != secrets.UsageNone {
+			keys = nil // it exists
+		}
+		made, err := volume.Create(ctx, p.create, keys)
+		if err != nil {
+			return err
+		}
+		v.Secret = secrets.Reference{Type: secrets.Passphrase, UUID: made.Secret.UUID}
+		if p.SameSecret {
+			v.Secret = e.Source.Secret // which may be one without a uuid
+		}
+		if made.Store != nil {
+			v.KeyStore = made.Store.String()
+		}
+		block = made.Block
+	}
+	xml, err := v.disk(e.Source.XML, block)
+	v.XML = xml
+	return err
+}
+
+// disk returns the <disk> of a volume, by that of the other one.
+func (v Volume) disk(other string, block bool) (string, error) {
+	xml, err := diskxml.WithVolume([]byte(other), diskxml.LocalVolume{Format: v.Format, Payload: diskxml.LocalImage{Path: v.Payload, Block: block}, Header: diskxml.LocalImage{Path: v.Header}, Secret: v.Secret})
+	return string(xml), err
 }
 
 // refer returns the references.
@@ -242,14 +262,15 @@ func (noReferences) MoveBack(context.Context) error { return nil }
 
 // discardNew removes the new volume of an entry, its secret if that is its own, and then the entry. It may be repeated.
 func (s Setting) discardNew(ctx context.Context, e Entry) error {
-	if err := s.remove(ctx, e.Target, e.Source); err != nil {
+	if err := s.remove(ctx, e.Target, e.Source, e.ID); err != nil {
 		return err
 	}
 	return s.Journal.Remove(e.ID)
 }
 
-// remove destroys a volume, and removes its secret if other has another one.
-func (s Setting) remove(ctx context.Context, v, other Volume) error {
+// remove destroys a volume, and removes its secret if other has another one. Of a volume without encryption, made is the
+// re-encryption that has to have made it, "" for the old one.
+func (s Setting) remove(ctx context.Context, v, other Volume, made string) error {
 	forget := func(ctx context.Context) error {
 		if s.Forget == nil || v.Secret == (secrets.Reference{}) || v.Secret == other.Secret {
 			return nil
@@ -260,8 +281,8 @@ func (s Setting) remove(ctx context.Context, v, other Volume) error {
 	if err != nil {
 		return err
 	}
-	if v.UUID == "" { // no header that could be wiped
-		return s.removePlain(v, uses)
+	if v.plain() { // no header that could be wiped
+		return v.remove(uses, made)
 	}
 	d := volume.Destroying{Path: v.Payload, Header: v.Header, Attached: uses, RemoveSecret: forget, DryRun: true}
 	found, err := volume.Destroy(ctx, d)
@@ -281,30 +302,4 @@ func (s Setting) uses() ([]hotplug.Use, error) {
 		return nil, nil
 	}
 	return s.Attached()
-}
-
-// removePlain removes the file of a volume without encryption.
-func (s Setting) removePlain(v Volume, uses []hotplug.Use) error {
-	for _, u := range uses {
-		if image.SameFile(u.Payload, v.Payload) {
-			return fmt.Errorf("%s is attached as %s of VM %s: %w", v.Payload, u.Target, u.VM, hotplug.ErrImageInUse)
-		}
-	}
-	info, err := os.Lstat(v.Payload)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if !info.Mode().IsRegular() {
-		return nil // a block device is its owner's
-	}
-	if err := image.CheckLock(v.Payload, image.ReadWrite); err != nil {
-		return err
-	}
-	if err := os.Remove(v.Payload); err != nil {
-		return err
-	}
-	return fsutil.SyncDir(nil, filepath.Dir(v.Payload))
 }

@@ -8,6 +8,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/luksplug/luksplug/hotplug/internal/image"
 )
 
 // ErrLabel reports that the file system takes no SELinux label, or that this user may not set one.
@@ -21,11 +23,12 @@ type attributes struct {
 	mode         fs.FileMode
 	owner, group *int
 	label        string
+	made         string // the id of the re-encryption that makes the file, "" for none
 }
 
 // attributes returns those of a file with this mode. One that replaces another keeps its owner, unless the request has one.
 func (r Request) attributes(mode fs.FileMode, replaces fs.FileInfo) attributes {
-	a := attributes{mode, r.Owner, r.Group, r.Label}
+	a := attributes{mode, r.Owner, r.Group, r.Label, r.made}
 	if replaces == nil {
 		return a
 	}
@@ -79,6 +82,11 @@ func (a attributes) apply(f *os.File) error {
 	if a.label != "" {
 		if err := unix.Fsetxattr(int(f.Fd()), labelName, append([]byte(a.label), 0), 0); err != nil {
 			return fmt.Errorf("%w, %q: %w", ErrLabel, a.label, err)
+		}
+	}
+	if a.made != "" {
+		if err := image.AttributeMade.SetFile(f, a.made); err != nil {
+			return err
 		}
 	}
 	return f.Chmod(a.mode)

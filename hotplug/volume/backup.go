@@ -25,8 +25,9 @@ var (
 	ErrOtherVolume = errors.New("the backup is not of this volume")
 	// ErrWrongPassphrase: the passphrase does not open the header.
 	ErrWrongPassphrase = luks.ErrWrongPassphrase
-	// ErrIncomplete: the volume is the target of a re-encryption that has not ended, or has failed. Only [Inspect], [List],
-	// [TrySlot], [Destroy], [Complete] and [MarkIncomplete] work on it.
+	// ErrIncomplete: the volume is one of the two of a re-encryption, and lacks a part of the data. Only [Inspect], [List],
+	// [TrySlot], [Destroy], [Complete] and [MarkIncomplete] work on it, and on an image without encryption [CompletePlain] and
+	// [MarkPlain].
 	ErrIncomplete = luks.ErrIncomplete
 	// ErrPlace: there is no place for the header where it belongs.
 	ErrPlace = errors.New("the header has no place in the image")

@@ -209,6 +209,8 @@ func (r reading) layoutOf(probed *image.Info, header string) (*Info, error) {
 	switch {
 	case i.LUKS == nil && probed.Format.Encrypted():
 		return nil, fmt.Errorf("%s: %w: it is %s", probed.Path, luks.ErrUnsupported, probed.Format)
+	case i.LUKS == nil && probed.Marked:
+		return nil, fmt.Errorf("%s: %w: use the other one, which has all of them", probed.Path, ErrIncomplete)
 	case i.LUKS == nil:
 		return nil, fmt.Errorf("%s: %w: name its header if that is in a file of its own", probed.Path, ErrNoVolume)
 	}

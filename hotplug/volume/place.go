@@ -107,6 +107,9 @@ func (r Request) checkNew() error {
 
 // replace lets the image replace a file that is empty, or has exactly the size of the request's Force.
 func (p *place) replace(r Request, info fs.FileInfo) error {
+	if _, err := image.Inspect(r.Path); errors.Is(err, ErrIncomplete) {
+		return err
+	}
 	switch {
 	case info.Size() == 0 && r.Force == 0:
 	case info.Size() != r.Force || r.Force == 0:

@@ -63,6 +63,8 @@ type Request struct {
 	Attached []hotplug.Use
 	// Progress is called during a preallocation that takes time.
 	Progress Report
+
+	made string // the id of the re-encryption that makes the file, "" for none
 }
 
 // Qcow2 are options of a qcow2 image ("qemu-img create", qcow2). The zero value has QEMU's defaults.
@@ -106,10 +108,8 @@ func (r Request) complete() (Request, error) {
 	r.Mode = cmp.Or(r.Mode, defaultMode)
 	r.Unlock = cmp.Or(r.Unlock, defaultUnlock)
 	r.Preallocation = cmp.Or(r.Preallocation, PreallocationOff)
-	for _, rule := range slices.Concat(r.rules(), r.optionRules()) {
-		if rule.broken {
-			return r, fmt.Errorf("%w: %s", ErrRequest, rule.reason)
-		}
+	if err := r.check(); err != nil {
+		return r, err
 	}
 	if r.Secret.UUID == uuid.Nil {
 		r.Secret.UUID = uuid.New()
@@ -138,6 +138,16 @@ func (r Request) complete() (Request, error) {
 		}
 	}
 	return r, nil
+}
+
+// check refuses a request that contradicts itself.
+func (r Request) check() error {
+	for _, rule := range slices.Concat(r.rules(), r.optionRules()) {
+		if rule.broken {
+			return fmt.Errorf("%w: %s", ErrRequest, rule.reason)
+		}
+	}
+	return nil
 }
 
 // rules are the checks of layout and size.

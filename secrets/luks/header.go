@@ -24,9 +24,10 @@ var (
 	// ErrReencryption: a LUKS1 volume whose re-encryption was interrupted. cryptsetup
 	// makes the header unusable meanwhile, and the volume is full of data.
 	ErrReencryption = errors.New("a re-encryption of this LUKS1 volume was interrupted")
-	// ErrIncomplete: the header is marked as that of a volume that is being filled with the data of another one. Neither QEMU
-	// nor cryptsetup takes it for a LUKS header. [ReadIncomplete] reads it.
-	ErrIncomplete = errors.New("the volume is the unfinished target of a re-encryption")
+	// ErrIncomplete: the header is marked as that of one of the two volumes of a re-encryption, which lacks data: the new one
+	// until it is filled, and the old one from then on. Neither QEMU nor cryptsetup takes it for a LUKS header. [ReadIncomplete]
+	// reads it.
+	ErrIncomplete = errors.New("the volume is one of the two of a re-encryption, and lacks a part of the data")
 )
 
 // Errors of [Header.Unlock]. Test with [errors.Is].
@@ -87,7 +88,7 @@ func ReadHeader(r io.ReaderAt) (*Header, error) {
 		return nil, fmt.Errorf("%w: finish it with `cryptsetup reencrypt`, and keep its files LUKS-*.log, .org and .new until then", ErrReencryption)
 	}
 	if IsIncomplete(start) {
-		return nil, fmt.Errorf("%w, and lacks a part of its data: use the source volume, which has all of them, until the re-encryption has ended", ErrIncomplete)
+		return nil, fmt.Errorf("%w: use the other one, which has all of them", ErrIncomplete)
 	}
 	if !HasMagic(start) {
 		return nil, withoutPrimary(r)

@@ -321,6 +321,7 @@ func State(ctx context.Context, c *monitor.Conn, h *host.Host) (*inventory.State
 		return nil, err
 	}
 	state.Host, err = h.Contents(ctx)
+	state.Rename()
 	return state, err
 }
 

@@ -132,9 +132,9 @@ func (c *Candidate) refused(layer blockgraph.Image, found image.Format) error {
 	case found == image.Reencryption:
 		return c.refuse(outcome.ErrUnexpectedEncryption, nil, "the payload %s has a LUKS header of its own, and %v: finish it with `cryptsetup reencrypt`", layer.Source, luks.ErrReencryption)
 	case found == image.Incomplete && layer.Encryption == nil:
-		return c.refuse(outcome.ErrGuestHeader, luks.ErrIncomplete, "the image %s is encrypted with LUKS and not filled yet, and the XML has no <encryption>: attach the source volume, which has all data; %s", layer.Source, or)
+		return c.refuse(outcome.ErrGuestHeader, luks.ErrIncomplete, "the image %s is encrypted with LUKS and not filled yet, and the XML has no <encryption>: attach the other volume of its re-encryption, which has all data; %s", layer.Source, or)
 	case found == image.Incomplete:
-		return c.refuse(outcome.ErrIncomplete, luks.ErrIncomplete, "the payload %s begins with a LUKS header of its own: attach the source volume, which has all data", layer.Source)
+		return c.refuse(outcome.ErrIncomplete, luks.ErrIncomplete, "the payload %s begins with a LUKS header of its own: attach the other volume of its re-encryption, which has all data", layer.Source)
 	case found == image.CephClone && layer.Encryption == nil:
 		return c.refuse(outcome.ErrGuestHeader, nil, "the image %s is a clone that Ceph's library has encrypted with LUKS, and the XML has no <encryption>: the guest would see ciphertext and could destroy the header, so add <encryption format='luks' engine='librbd'> with its secret and those of its parents; %s", layer.Source, or)
 	case layer.Encryption != nil && !found.Encrypted(): // with a detached header

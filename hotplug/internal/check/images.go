@@ -2,6 +2,7 @@ package check
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os/exec"
 
@@ -382,7 +383,10 @@ func (l *layerCheck) usable(img blockgraph.Image, what string, u use) (*image.In
 		probe = image.Inspect
 	}
 	info, err := probe(path)
-	if err != nil {
+	switch {
+	case errors.Is(err, luks.ErrIncomplete):
+		return refuse(outcome.ErrIncomplete, "is not to be used", err)
+	case err != nil:
 		return refuse(outcome.ErrImageUnusable, "cannot be used", err)
 	}
 	if block := img.Source.Kind == blockgraph.SourceBlock; block != info.Block {

@@ -81,6 +81,8 @@ func (l *layerCheck) stored(ctx context.Context, i blockgraph.Image, f func(imag
 	switch {
 	case err == nil, errors.Is(err, luks.ErrOverwritten), errors.As(err, &refused):
 		return found, err
+	case errors.Is(err, luks.ErrIncomplete):
+		return found, l.refuse(outcome.ErrIncomplete, err, "the image %s is not to be used", i.Source)
 	case i.Source.Local():
 		return found, l.refuse(outcome.ErrImageUnusable, err, "the image %s cannot be read", i.Source)
 	}

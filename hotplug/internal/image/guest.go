@@ -40,9 +40,11 @@ func OpenGuest(path string, format Format, data string) (*Guest, error) {
 		return nil, err
 	}
 	g := &Guest{image: f, data: f, files: []io.Closer{f}}
-	if format == Qcow2 {
+	switch err = checkComplete(f); {
+	case err != nil:
+	case format == Qcow2:
 		err = g.openQcow2(data)
-	} else {
+	default:
 		g.size, err = size(f)
 	}
 	if err != nil {

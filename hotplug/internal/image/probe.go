@@ -66,17 +66,22 @@ type Info struct {
 
 	LUKS  *luks.Header // if Format is LUKS, and of [ProbeIncomplete] also if it is Incomplete
 	Qcow2 *Qcow2Header // if Format is Qcow2
+	// Marked is true if [AttributeIncomplete] marks the image as one that lacks data: only of [ProbeIncomplete].
+	Marked bool
 }
 
 // Inspect returns the kind and the size of an image, and reads nothing: a guest can write
-// any magic to the beginning of a raw disk. Errors wrap fs.ErrNotExist, fs.ErrPermission
-// or [ErrNotImage], and name the path.
+// any magic to the beginning of a raw disk. Errors wrap fs.ErrNotExist, fs.ErrPermission,
+// [ErrNotImage], or luks.ErrIncomplete for one with [AttributeIncomplete], and name the path.
 func Inspect(path string) (*Info, error) {
 	f, stat, err := open(path, os.O_RDONLY)
 	if err != nil {
 		return nil, err
 	}
 	defer fsutil.CloseRead(f)
+	if err := checkComplete(f); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
 	info := &Info{Path: path, Block: isBlock(stat.Mode())}
 	if info.Size, err = size(f); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
@@ -93,10 +98,16 @@ func FormatOf(start []byte) Format { return format(start) }
 // Errors wrap fs.ErrNotExist, fs.ErrPermission or [ErrNotImage], and, if a LUKS or qcow2
 // header cannot be read, luks.ErrDamaged, luks.ErrUnsupported, luks.ErrIncomplete, [ErrDamaged] or
 // [ErrUnsupported]. All name the path.
-func Probe(path string) (*Info, error) { return probe(path, luks.ReadHeader) }
+func Probe(path string) (*Info, error) {
+	info, err := probe(path, luks.ReadHeader)
+	if err == nil && info.Marked {
+		return nil, fmt.Errorf("%s: %w", path, errIncomplete)
+	}
+	return info, err
+}
 
 // ProbeIncomplete is [Probe] for an image whose volume may be incomplete: it reads a LUKS header with or without
-// the mark.
+// the mark, and an image with or without [AttributeIncomplete].
 func ProbeIncomplete(path string) (*Info, error) { return probe(path, luks.ReadIncomplete) }
 
 // reading reads a LUKS header.
@@ -110,6 +121,9 @@ func probe(path string, read reading) (*Info, error) {
 	defer fsutil.CloseRead(f)
 	info := &Info{Path: path, Block: isBlock(stat.Mode())}
 	if err := info.fill(f, read); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if _, info.Marked, err = AttributeIncomplete.of(f); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return info, nil

@@ -29,8 +29,8 @@ var (
 	// ErrHeaderDamaged: the LUKS header in the image is missing or damaged. A caller who has a
 	// backup of it may recover the volume. It is an [ErrHeaderUnusable] too.
 	ErrHeaderDamaged = errors.New("the LUKS header in the image is damaged")
-	// ErrIncomplete: the volume is the target of a re-encryption that has not ended, or has failed, and lacks a part of its
-	// data. The source volume has all of them.
+	// ErrIncomplete: the volume is one of the two of a re-encryption, and lacks a part of the data: the new one until it is
+	// filled, and the old one from then on. The other volume has all of them.
 	ErrIncomplete = luks.ErrIncomplete
 	// ErrTwoHeaders: the payload of a detached header begins with a LUKS header of its own. A
 	// caller may recover the volume, if the detached one is a backup of that. It is an

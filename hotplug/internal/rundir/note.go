@@ -43,8 +43,16 @@ type Note struct {
 	// of luksplug's own, whose names tell. Detach of an adopted disk does not work without the
 	// note.
 	Adopted *Adopted `json:"adopted,omitempty"`
+	// Renamed are the files that were renamed while QEMU has them open. The paths above are the present ones.
+	Renamed []RenamedFile `json:"renamed,omitempty"`
 	// Process is the VM's process; without a PID if it is unknown.
 	Process hostproc.Process `json:"process"`
+}
+
+// RenamedFile is a file that was renamed while QEMU has it open. QEMU keeps the name by which it has opened it.
+type RenamedFile struct {
+	Opened string `json:"opened"` // the path by which QEMU has opened it
+	Path   string `json:"path"`   // the present one
 }
 
 // Adopted are the parts in QEMU of a disk that was attached without luksplug. QEMU cannot
