@@ -26,6 +26,9 @@ func TestBuildRenamedCopy(t *testing.T) {
 			}
 			u := blockgraph.Unlock{Method: method}
 			for _, n := range must.Get(blockgraph.BuildRenamedCopy(disk, "vdb.2", u))(t).Nodes {
+				if n.Role == blockgraph.RoleGuard {
+					continue // its image is in memory
+				}
 				if n.Options.Get("auto-read-only") != nil || n.Options.Get("read-only") == true {
 					t.Errorf("%s: %s: %+v", name, n.Name, n.Options)
 				}

@@ -29,7 +29,9 @@ type rect struct {
 func SVG(g *blockgraph.Graph) string { return svg(draw(g)) }
 
 // CopySVG is [SVG] for a disk, from, that is copied to another volume, to; see [blockgraph.BuildCopy].
-func CopySVG(from, to *blockgraph.Graph, phase CopyPhase) string { return svg(drawCopy(from, to, phase)) }
+func CopySVG(from, to *blockgraph.Graph, phase CopyPhase) string {
+	return svg(drawCopy(from, to, phase))
+}
 
 func svg(p picture) string {
 	rects, width, height := layout(p)

@@ -23,6 +23,7 @@ import (
 // reencryptOptions are the flags of volume reencrypt.
 type reencryptOptions struct {
 	to, header, layout string
+	decrypt, inPlace   bool
 	luks1, luks2       bool
 	cipher, hash       string
 	keyBits            int
@@ -63,6 +64,9 @@ file of its own), qcow2 (the header inside, which QEMU opens) or qcow2-detached.
 volume is kept, with the name NAME.old, until 'luksplug volume jobs JOB --discard-old',
 or --discard-old at once.
 
+With --in-place the new files have the names of the old ones in the end, so that documents
+of the disk stay right. --decrypt makes a volume without encryption.
+
 The new volume keeps the secret of the disk, so that its passphrase opens both; if it may
 be known to others, use --with-new-secret, which makes a random one. So does a disk that
 is not encrypted. --secret names one that exists, and with --passphrase-file the new
@@ -86,6 +90,7 @@ is finished.`,
   luksplug --domain vm1 volume reencrypt vdb --with-new-secret --discard-old
   luksplug --domain vm1 volume reencrypt vdb --layout detached --header /srv/headers/vm1-vdb.hdr --to /srv/images/vm1-vdb.img
   luksplug --domain vm1 volume reencrypt vdb --speed 50M --no-wait
+  luksplug --domain vm1 volume reencrypt vdb --in-place
   luksplug volume reencrypt /var/lib/images/vm1-vdb.img --with-new-secret
   luksplug volume reencrypt --older-than 90d --all --window 01:00-05:00`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -132,6 +137,8 @@ func (o *reencryptOptions) register(cmd *cobra.Command) {
 	f.StringVar(&o.speed, "speed", "", "copy no more than this in a second, such as 50M")
 	f.BoolVar(&o.relabel, "relabel", false, "give the new image to QEMU's user (and SELinux label) while it is attached, as of attach")
 	f.BoolVar(&o.force, "force-room", false, "begin although the new volume may not have room: the copy is paused when it has none")
+	f.BoolVar(&o.decrypt, "decrypt", false, "make a volume without encryption: raw, or qcow2 with --layout qcow2")
+	f.BoolVar(&o.inPlace, "in-place", false, "give the new files the names of the old ones in the end, so that disk documents stay right")
 	f.BoolVar(&o.noWait, "no-wait", false, "begin, and leave QEMU copying: 'luksplug volume jobs' goes on")
 	f.BoolVar(&o.discardOld, "discard-old", false, "destroy the old volume when the disk uses the new one, and its secret if it has another one")
 	f.StringVar(&o.olderThan, "older-than", "", "re-encrypt the disks whose data keys are older than this, such as 90d, 12w or 36h, or of unknown age")
@@ -155,6 +162,12 @@ func (o *reencryptOptions) check(a *app) error {
 		return &usageError{fmt.Errorf("--layout %q: raw, detached, qcow2 and qcow2-detached are possible", o.layout)}
 	case o.header != "" && (o.layout == "raw" || o.layout == "qcow2"):
 		return &usageError{fmt.Errorf("--header is for a header outside of the image, and --layout %s has it inside", o.layout)}
+	case o.decrypt && (o.layout == "detached" || o.layout == "qcow2-detached" || o.header != "" || o.luks1 || o.luks2 || o.cipher != "" || o.keyBits != 0 || o.hash != "" || secretsGiven > 0):
+		return &usageError{errors.New("--decrypt makes a volume without a header and a secret: only --layout raw and qcow2 go with it")}
+	case o.decrypt && o.olderThan != "":
+		return &usageError{errors.New("--decrypt is for one disk, and --older-than is for many")}
+	case o.inPlace && o.to != "":
+		return &usageError{errors.New("--in-place and --to contradict each other: the new volume gets the name of the old one")}
 	case o.luks1 && o.luks2:
 		return &usageError{errors.New("--luks1 and --luks2 contradict each other")}
 	case o.luks2 && o.layout == "qcow2":
@@ -175,7 +188,13 @@ func (o *reencryptOptions) check(a *app) error {
 
 // request returns what the flags ask for, of any disk.
 func (o *reencryptOptions) request() (r reencrypt.Request, err error) {
-	r.Layout = layouts[o.layout]
+	r.Layout, r.InPlace = layouts[o.layout], o.inPlace
+	if o.decrypt {
+		r.Layout = reencrypt.LayoutRaw
+		if o.layout == "qcow2" {
+			r.Layout = reencrypt.LayoutQcow2
+		}
+	}
 	r.LUKS.Encryption, r.LUKS.KeyBytes, r.LUKS.Hash = o.cipher, o.keyBits/8, o.hash
 	switch {
 	case o.luks1:
@@ -350,8 +369,10 @@ func prepareDisk(ctx context.Context, a *app, o reencryptOptions, disk foundDisk
 	if r.Attached, err = a.uses(); err != nil {
 		return nil, err
 	}
-	if err := o.chooseSecret(ctx, a, disk, parsed, &r); err != nil {
-		return nil, err
+	if !o.decrypt {
+		if err := o.chooseSecret(ctx, a, disk, parsed, &r); err != nil {
+			return nil, err
+		}
 	}
 	return reencrypt.Prepare(ctx, r)
 }
@@ -410,7 +431,7 @@ func (o *reencryptOptions) chooseSecret(ctx context.Context, a *app, disk foundD
 	case err == nil:
 		r.Secret = f.document
 		r.Existing, _ = f.store.(secrets.Keeper)
-		if bound := f.document.Volume(); bound != "" && disk.at.domain != "" {
+		if bound := f.document.Volume(); bound != "" && disk.at.domain != "" && !o.inPlace {
 			// The hook would not give it to the new volume at the next start.
 			r.Secret, r.Existing = fresh, nil
 			return a.note("the secret %s of %s is bound to %s by its usage: the new volume gets a new secret", secretName(f.document), disk.target, bound)
@@ -485,6 +506,7 @@ func costLines(p *reencrypt.Prepared) []string {
 
 // warningLines are what the user has to know before.
 func warningLines(p *reencrypt.Prepared) (out []string) {
+	out = append(out, p.Warnings...)
 	if p.SameSecret {
 		out = append(out, "the new data key is protected by the same passphrase as the old one: if that may be known to others, use --with-new-secret")
 	}
@@ -522,7 +544,10 @@ func costText(p *reencrypt.Prepared) string {
 		took = fmt.Sprintf("at least %s", c.Time)
 	}
 	opener := "a new secret, with a random passphrase"
-	if p.SameSecret {
+	switch {
+	case p.Entry.Target.UUID == "":
+		opener = "none"
+	case p.SameSecret:
 		opener = "that of the old volume"
 	}
 	rows := [][]string{
@@ -580,12 +605,16 @@ func showReencrypted(ctx context.Context, a *app, o reencryptOptions, e reencryp
 
 // showSwitched prints the result of a disk that uses its new volume, and destroys the old one if that is wanted.
 func showSwitched(ctx context.Context, a *app, e reencrypt.Entry, out reencryptionJSON, discard bool) error {
-	text := fmt.Sprintf("%s uses %s; the old volume is %s, and 'luksplug volume jobs %s --discard-old' destroys it", subject(e), e.Target.Payload, e.Source.Payload, shortID(e))
+	what := subject(e) + " uses "
+	if e.Disk == "" {
+		what = "the new volume is "
+	}
+	text := fmt.Sprintf("%s%s; the old volume is %s, and 'luksplug volume jobs %s --discard-old' destroys it", what, e.Target.Payload, e.Source.Payload, shortID(e))
 	var failed error
 	if discard {
 		if failed = discardOld(ctx, a, e); failed == nil {
 			out.Discarded = true
-			text = fmt.Sprintf("%s uses %s; the old volume is destroyed", subject(e), e.Target.Payload)
+			text = fmt.Sprintf("%s%s; the old volume is destroyed", what, e.Target.Payload)
 		}
 	}
 	if a.flags.output != "json" {

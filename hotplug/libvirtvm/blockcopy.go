@@ -43,6 +43,11 @@ var (
 	ErrJobGone = errors.New("libvirt has ended the job, and does not report why: its log does, such as for a new volume without room")
 )
 
+// Renamed refuses, with [ErrNotByLibvirt]: libvirt keeps the names by which it has opened the files.
+func (e BlockCopy) Renamed(context.Context, hotplug.Renaming) error {
+	return &hotplug.PreflightError{Target: e.Target, Cause: ErrNotByLibvirt, Reason: "libvirt keeps the names of its disks' files: re-encrypt it to a volume of another name"}
+}
+
 // Start begins to copy to the volume of a disk, which nothing else may have open. options.Opened is called when libvirt's job has begun, with a speed of next
 // to nothing: libvirt cannot open a volume without beginning to copy. Of options.Spec and options.Kept nothing is used.
 //

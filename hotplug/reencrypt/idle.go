@@ -87,7 +87,7 @@ func (s Setting) copyIdle(ctx context.Context, p *Prepared, e *Entry, report fun
 	return hotplug.CopyIdle(ctx, from, to, s.Store, hotplug.IdleCopyOptions{
 		Log: s.Log, From: p.request.Spec, To: p.request.Spec, Speed: e.Speed, Report: report,
 		Opened: func(ctx context.Context) (err error) {
-			if err := volume.MarkIncomplete(ctx, e.Target.location()); err != nil {
+			if err := e.Target.mark(ctx, e.ID); err != nil {
 				return err
 			}
 			*e, err = s.Journal.Update(e.ID, PhaseCopying)

@@ -51,7 +51,7 @@ func (r *records) Move(context.Context) error {
 func (r *records) MoveBack(context.Context) error { return os.WriteFile(r.path, []byte("old"), 0o600) }
 
 // The points at which a program dies in tests.
-const copying, beforeMove, beforeSwitch, afterSwitch = "copying", "the old volume is marked", "both are ready", "switched"
+const whileCopying, beforeMove, beforeSwitch, afterSwitch = "copying", "the old volume is marked", "both are ready", "switched"
 
 // death is a program that dies, perhaps with the VM, and what is found then.
 type death struct {
@@ -61,7 +61,7 @@ type death struct {
 }
 
 var deaths = []death{
-	{copying, false, reencrypt.OutcomeCopying}, {copying, true, reencrypt.OutcomeDropped},
+	{whileCopying, false, reencrypt.OutcomeCopying}, {whileCopying, true, reencrypt.OutcomeDropped},
 	{beforeMove, false, reencrypt.OutcomeCopying}, {beforeMove, true, reencrypt.OutcomeDone},
 	{beforeSwitch, false, reencrypt.OutcomeCopying}, {beforeSwitch, true, reencrypt.OutcomeDone},
 	{afterSwitch, false, reencrypt.OutcomeDone}, {afterSwitch, true, reencrypt.OutcomeDone},
@@ -84,7 +84,7 @@ func TestResumePlain(t *testing.T) {
 	t.Parallel()
 	for _, c := range plainPairs {
 		for _, d := range deaths {
-			if !long() && (!c.quick || !d.killed || d.died == copying) {
+			if !long() && (!c.quick || !d.killed || d.died == whileCopying) {
 				continue
 			}
 			t.Run(fmt.Sprintf("%s to %s: %s", c.from, c.to, d.name()), func(t *testing.T) {
@@ -113,7 +113,7 @@ func resume(t *testing.T, c death, from, to reencrypt.Layout) {
 	r.Layout = to
 	e := must.Get(b.Start(ctx, must.Get(reencrypt.Prepare(ctx, r))(t)))(t)
 	source, target := e.Source, e.Target
-	if c.died != copying {
+	if c.died != whileCopying {
 		must.OK(t, b.Wait(ctx, reencrypt.Waiting{Poll: 10 * time.Millisecond}))
 		refs.die = c.died == beforeMove
 		first := b.Setting
