@@ -26,8 +26,17 @@ FUZZ_TIME ?= 30s
 FUZZ ?= .
 
 # Goroutines share data in these packages. The race detector needs a separate build and makes the tests slower; for all
-# packages that is a third of make test's time, so make test-long covers the others.
-CONCURRENT := ./qmp/... ./internal/schemacache ./hotplug/internal/daemon ./hotplug/internal/rundir ./secrets ./secrets/age ./secrets/exec ./secrets/internal/...
+# packages that is a third of make test's time, so make test-long covers the others. They include those with the tag pkcs11:
+# both need cgo, and a third build of the library would take as long as its tests.
+# The first takes longest: the others run meanwhile.
+CONCURRENT := ./secrets/pkcs11 ./secrets/keystore/... ./qmp/... ./internal/schemacache ./hotplug/internal/daemon ./hotplug/internal/rundir ./secrets ./secrets/age ./secrets/exec ./secrets/internal/...
+
+# Tests without the race detector are built as the program is, which they share everything with: with cgo, Go would build all
+# of it once more.
+STATIC := CGO_ENABLED=0
+
+# The packages with the slowest tests come first, so that the others run meanwhile.
+SLOWEST := ./hotplug ./secrets/luks ./hotplug/volume ./hotplug/internal/check
 
 # Tests that depend on whether /run is in memory: luksplug's files for a domain's QEMU are in it, or in /dev/shm.
 RUN_TMPFS := ^Test(LibvirtContext|LibvirtHandOver|LibvirtdRestartsDuringAttach|Record|QEMUUser|MasterKeyOfLibvirt)$$
@@ -58,18 +67,17 @@ demo: ## plug an encrypted disk into a running VM and unplug it, step by step; K
 
 test: ## go vet and all tests; with the race detector where goroutines meet
 	@scripts/setup.sh test
-	go vet ./...
-	go vet -tags pkcs11 ./secrets/pkcs11/... ./secrets/keystore/...
-	go build -o bin/testlog ./scripts/testlog
+	$(STATIC) go vet ./...
+	go vet -race -tags pkcs11 ./secrets/pkcs11/... ./secrets/keystore/...
+	$(STATIC) go build -o bin/testlog ./scripts/testlog
 	@# The integration tests come after the others, so that guests have the processors.
-	{ go test -json -vet=off -race -timeout $(TEST_TIMEOUT) -tags pkcs11 $(CONCURRENT) ./secrets/pkcs11 && \
-	  go test -json -vet=off -timeout $(TEST_TIMEOUT) $$(go list ./... | grep -v /integration | grep -vxF "$$(go list $(CONCURRENT))") && \
-	  go test -json -vet=off -timeout $(TEST_TIMEOUT) -tags pkcs11 ./secrets/keystore/... && \
-	  go test -json -vet=off -timeout $(TEST_TIMEOUT) ./integration/...; } | bin/testlog
+	{ go test -json -vet=off -race -timeout $(TEST_TIMEOUT) -tags pkcs11 $(CONCURRENT) && \
+	  $(STATIC) go test -json -vet=off -timeout $(TEST_TIMEOUT) $(SLOWEST) $$(go list ./... | grep -v /integration | grep -vxF "$$(go list $(filter-out ./secrets/pkcs11 ./secrets/keystore/...,$(CONCURRENT)))") && \
+	  $(STATIC) go test -json -vet=off -timeout $(TEST_TIMEOUT) ./integration/...; } | bin/testlog
 
 test-run-tmpfs: ## some tests once more where /run is a tmpfs, as on every host with systemd; needs root
 	@scripts/setup.sh test
-	scripts/with-tmpfs-run.sh go test -vet=off -count=1 -timeout $(TEST_TIMEOUT) -run '$(RUN_TMPFS)' ./integration
+	$(STATIC) scripts/with-tmpfs-run.sh go test -vet=off -count=1 -timeout $(TEST_TIMEOUT) -run '$(RUN_TMPFS)' ./integration
 
 test-long: ## the same with the slow tests, and the race detector for all
 	@scripts/setup.sh test

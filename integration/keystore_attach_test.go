@@ -184,6 +184,7 @@ func inPKCS11(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte
 // onToken is inPKCS11 with the token's files in dir.
 func onToken(ctx context.Context, t *testing.T, dir string, id uuid.UUID, passphrase []byte) keystoreCase {
 	t.Helper()
+	peer.Long(t, "builds the program once more, with cgo; secrets/pkcs11 and secrets/keystore test the store in every run")
 	const module = "/usr/lib/softhsm/libsofthsm2.so"
 	for _, program := range []string{"softhsm2-util", "gcc"} {
 		if _, err := exec.LookPath(program); err != nil {

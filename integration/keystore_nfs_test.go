@@ -148,6 +148,9 @@ func TestKeystoreOverNFS(t *testing.T) {
 	t.Run("another directory", func(t *testing.T) { //nolint:paralleltest // one guest
 		h.exchanged(ctx, t)
 	})
+	t.Run("volumes", func(t *testing.T) { //nolint:paralleltest // one guest
+		h.volumes(ctx, t)
+	})
 	// An identity that another host has replaced is not that which was unlocked.
 	other := filepath.Join(t.TempDir(), "other")
 	protectedIdentity(ctx, t, other, "open sesame")
@@ -201,6 +204,30 @@ func (h *nfsHost) locks(ctx context.Context, t *testing.T) {
 	h.do(ctx, t, "for i in 1 2 3; do for m in "+mountOne+" "+mountTwo+"; do printf '<secret/>' | /tmp/luksplug --timeout 10m --keystore age:$m/new secret define - > /tmp/w.$i.${m##*/} 2>&1 & done; done; wait")
 	if names := must.Get(filepath.Glob(filepath.Join(h.files, "new", "*.xml")))(t); len(names) != 8 {
 		t.Errorf("%d documents, want 8: %s", len(names), h.do(ctx, t, "cat /tmp/w.*"))
+	}
+}
+
+// volumes: one change of a volume's passphrase at a time has its header. NFS makes a lock of fcntl(2) of every flock(2), with which
+// QEMU's would collide, so the lock is a file of the host.
+func (h *nfsHost) volumes(ctx context.Context, t *testing.T) {
+	h.do(ctx, t, "mkdir -p /run; mkdir -m 700 "+mountOne+"/volumes; printf 'open barley' > /tmp/new; chmod 600 /tmp/new")
+	for name, flags := range map[string]string{"luks1": "", "luks2": " --luks2"} {
+		path := "/volumes/" + name
+		with := func(passphrase, limit string) string {
+			return "--timeout " + limit + " --keystore dir:" + mountOne + "/volumes --passphrase-file /tmp/" + passphrase + " volume "
+		}
+		change := with("right", "5m") + "passphrase change --new-passphrase-file /tmp/new " + mountOne + path
+		h.luksplug(ctx, t, 0, with("right", "5m")+"create "+name+" --size 1M --unlock-time 10ms --path "+mountOne+path+flags)
+		// One derives the new key, with the lock.
+		h.do(ctx, t, "rm -f /tmp/code; (/tmp/luksplug "+change+" --unlock-time 1h & echo $! > /tmp/pid; wait $!; echo $? > /tmp/code) > /tmp/out 2>&1 &")
+		h.do(ctx, t, "i=0; until [ -e /run/cryptsetup/luksplug_* ]; do i=$((i+1)); [ $i -lt 600 ] || exit 1; sleep 0.1; done")
+		h.luksplug(ctx, t, 5, with("right", "1m")+"passphrase change --new-passphrase-file /tmp/new "+mountOne+path, "another program is changing the header")
+		h.do(ctx, t, "kill -INT $(cat /tmp/pid); i=0; until [ -e /tmp/code ]; do i=$((i+1)); [ $i -lt 600 ] || exit 1; sleep 0.1; done; cat /tmp/out; [ $(cat /tmp/code) = 1 ]; [ -z \"$(ls /run/cryptsetup)\" ]")
+		h.luksplug(ctx, t, 0, with("right", "5m")+"info --check "+mountTwo+path)
+		h.luksplug(ctx, t, 0, change+" --unlock-time 10ms")
+		h.do(ctx, t, "[ -z \"$(ls /run/cryptsetup)\" ]")
+		h.luksplug(ctx, t, 0, with("new", "5m")+"info --check "+mountTwo+path)
+		h.luksplug(ctx, t, 4, with("right", "5m")+"info --check "+mountTwo+path)
 	}
 }
 

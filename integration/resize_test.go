@@ -69,18 +69,19 @@ func (c *resizeCase) attached(ctx context.Context, t *testing.T, q *peer.QEMU, s
 func TestResizeAttached(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
-	q := booted(ctx, t, peer.Options{RootPorts: 9, SCSI: true, Extra: []string{"-object", "throttle-group,id=slow,x-iops-total=100000"}})
+	q := booted(ctx, t, peer.Options{RootPorts: 9, SCSI: true, Extra: []string{"-object", "throttle-group,id=throttle-slow,x-iops-total=100000"}})
 	_, store := volumeStore(t)
 	const mib = peer.MiB
 	cases := map[string]*resizeCase{
-		"raw":               {target: "vdb", size: 8 * mib},
-		"raw detached":      {target: "vdc", size: 8*mib + 512, create: []string{"--header", "HEADER"}},
-		"raw LUKS2":         {target: "vdd", size: 8*mib + 1536, create: []string{"--luks2"}},
-		"qcow2":             {target: "vde", size: 8*mib + 512, create: []string{"--format", "qcow2"}},
-		"qcow2 detached":    {target: "vdf", size: 8*mib - 512, create: []string{"--format", "qcow2", "--header", "HEADER"}},
-		"raw by QEMU":       {target: "vdg", size: 8 * mib, attach: []string{"--unlock", "qemu"}},
-		"raw scsi":          {target: "sda", size: 8 * mib},
-		"raw copy on read":  {target: "vdh", size: 8 * mib, edit: strings.NewReplacer("discard='unmap'", "discard='unmap' copy_on_read='on'")},
+		"raw":            {target: "vdb", size: 8 * mib},
+		"raw detached":   {target: "vdc", size: 8*mib + 512, create: []string{"--header", "HEADER"}},
+		"raw LUKS2":      {target: "vdd", size: 8*mib + 1536, create: []string{"--luks2"}},
+		"qcow2":          {target: "vde", size: 8*mib + 512, create: []string{"--format", "qcow2"}},
+		"qcow2 detached": {target: "vdf", size: 8*mib - 512, create: []string{"--format", "qcow2", "--header", "HEADER"}},
+		"raw by QEMU":    {target: "vdg", size: 8 * mib, attach: []string{"--unlock", "qemu"}},
+		"raw scsi":       {target: "sda", size: 8 * mib, edit: strings.NewReplacer("</disk>", "<iotune><total_iops_sec>100000</total_iops_sec><group_name>bronze</group_name></iotune></disk>")},
+		"raw copy on read": {target: "vdh", size: 8 * mib, edit: strings.NewReplacer("discard='unmap'", "discard='unmap' copy_on_read='on'",
+			"</disk>", "<throttlefilters><throttlefilter group='slow'/></throttlefilters></disk>")},
 		"raw LUKS2, header": {target: "vdi", size: 8 * mib, create: []string{"--luks2", "--header", "HEADER"}},
 	}
 	if !peer.IsLong() { // each takes seconds, and the others have their nodes

@@ -12,8 +12,8 @@ import (
 
 // attachHeaderOptions are the flags of volume attach-header.
 type attachHeaderOptions struct {
-	headerFlags
-	remove, dryRun bool
+	headerOptions
+	remove bool
 }
 
 func newAttachHeader(a *app) *cobra.Command {
@@ -41,7 +41,6 @@ VOLUME is as for 'volume info', and names the header, or --header does.`,
 	}
 	o.register(cmd)
 	cmd.Flags().BoolVar(&o.remove, "remove", false, "wipe and remove the file with the header")
-	cmd.Flags().BoolVar(&o.dryRun, "dry-run", false, "check everything, say what would be done, and change nothing")
 	return cmd
 }
 

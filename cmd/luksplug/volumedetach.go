@@ -11,8 +11,8 @@ import (
 
 // detachHeaderOptions are the flags of volume detach-header.
 type detachHeaderOptions struct {
-	headerFlags
-	wipe, dryRun bool
+	headerOptions
+	wipe bool
 }
 
 func newDetachHeader(a *app) *cobra.Command {
@@ -40,7 +40,6 @@ VOLUME is as for 'volume info'. attach-header is the reverse.`,
 	}
 	o.register(cmd)
 	cmd.Flags().BoolVar(&o.wipe, "wipe", false, "overwrite the header in the image")
-	cmd.Flags().BoolVar(&o.dryRun, "dry-run", false, "check everything, say what would be done, and change nothing")
 	return cmd
 }
 

@@ -23,7 +23,7 @@ func (f *headerFlags) register(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.secret, "secret", "", "the secret that opens the header, by its uuid or TYPE:USAGE (default: the one of the key stores that has the image's path as its usage)")
 }
 
-// headerOptions are the flags of header-backup and header-restore.
+// headerOptions are the flags of the commands that copy or move a header.
 type headerOptions struct {
 	headerFlags
 	dryRun bool

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -31,11 +29,11 @@ type device struct {
 
 // openDevice opens the block device for exclusive use. The error wraps [ErrInUse], or is of the file system.
 func openDevice(path string, found *fsutil.Handle) (*device, error) {
-	f, err := found.Open(os.O_RDWR | unix.O_EXCL | unix.O_NONBLOCK)
-	switch {
-	case errors.Is(err, unix.EBUSY):
-		return nil, fmt.Errorf("%s: %w: %s", path, ErrInUse, strings.Join(kernelUses(found), ", "))
-	case err != nil:
+	f, err := image.OpenUnheld(found, os.O_RDWR)
+	if errors.Is(err, image.ErrHeld) {
+		return nil, fmt.Errorf("%s: %w: %w", path, ErrInUse, err)
+	}
+	if err != nil {
 		return nil, err
 	}
 	d := &device{File: f, path: path}
@@ -49,47 +47,13 @@ func openDevice(path string, found *fsutil.Handle) (*device, error) {
 	return d, nil
 }
 
-// kernelUses returns what the kernel uses a block device for, as far as it says so.
-func kernelUses(found *fsutil.Handle) (out []string) {
-	var st unix.Stat_t
-	if err := unix.Fstat(found.FD(), &st); err != nil {
-		return []string{"by the kernel"}
-	}
-	number := fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))
-	mounts, _ := os.ReadFile("/proc/self/mountinfo") // proc_pid_mountinfo(5); unreadable, nothing is said
-	for line := range strings.Lines(string(mounts)) {
-		if f := strings.Fields(line); len(f) > 4 && f[2] == number {
-			out = append(out, "mounted at "+f[4])
-		}
-	}
-	sys := "/sys/dev/block/" + number
-	holders, _ := filepath.Glob(sys + "/holders/*")
-	for _, h := range holders {
-		out = append(out, "a part of "+filepath.Base(h))
-	}
-	partitions, _ := filepath.Glob(sys + "/*/partition")
-	for _, p := range partitions {
-		out = append(out, "its partition "+filepath.Base(filepath.Dir(p)))
-	}
-	if name, err := filepath.EvalSymlinks(sys); err == nil {
-		swaps, _ := os.ReadFile("/proc/swaps")
-		if strings.Contains(string(swaps), "/dev/"+filepath.Base(name)+" ") {
-			out = append(out, "swap")
-		}
-	}
-	if len(out) == 0 {
-		return []string{"by the kernel, such as a mount of another container"}
-	}
-	return out
-}
-
 // Size implements [image.Reader].
 func (d *device) Size() int64 { return d.size }
 
 // check refuses a device that holds data, or is too small for the request, and returns warnings.
 func (d *device) check(ctx context.Context, r Request) (warnings []string, err error) {
-	if err := image.CheckLock(d.path, image.ReadWrite); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrAttached, err)
+	if err := unlocked(d.path); err != nil {
+		return nil, err
 	}
 	found, err := new(image.Searches).Signatures(ctx, d)
 	if err != nil {

@@ -100,7 +100,7 @@ func (f *file) publish() error {
 	}
 	var err error
 	if f.replaces == nil {
-		err = unix.Renameat2(unix.AT_FDCWD, f.temporary, unix.AT_FDCWD, f.path, unix.RENAME_NOREPLACE)
+		err = fsutil.RenameNew(f.temporary, f.path)
 	} else {
 		now, statErr := os.Lstat(f.path)
 		switch {
@@ -112,10 +112,10 @@ func (f *file) publish() error {
 		err = os.Rename(f.temporary, f.path)
 	}
 	switch {
-	case errors.Is(err, unix.EEXIST):
+	case errors.Is(err, fs.ErrExist):
 		return fmt.Errorf("%s %w", f.path, ErrExists)
 	case err != nil:
-		return fmt.Errorf("rename %s to %s: %w", f.temporary, f.path, err)
+		return err
 	}
 	f.temporary = ""
 	return fsutil.SyncDir(nil, filepath.Dir(f.path))

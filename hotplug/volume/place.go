@@ -30,10 +30,8 @@ func (p place) close() {
 // examine checks where the volume is going to be, and changes nothing. The caller closes the place, also after an error.
 func (r Request) examine(ctx context.Context) (p place, err error) {
 	p.size = r.Size
-	for _, u := range r.Attached {
-		if image.SameFile(u.Payload, r.Path) {
-			return p, fmt.Errorf("%w: %s is disk %s of %s: detach it first", ErrAttached, r.Path, u.Target, u.VM)
-		}
+	if err := unattached(r.Attached, r.Path, ""); err != nil { // there may be no file at r.Header
+		return p, err
 	}
 	if r.Header != "" {
 		if err := absent(r.Header); err != nil {
@@ -115,8 +113,8 @@ func (p *place) replace(r Request, info fs.FileInfo) error {
 	case info.Size() != r.Force || r.Force == 0:
 		return fmt.Errorf("%s %w: it has %d bytes", r.Path, ErrExists, info.Size())
 	}
-	if err := image.CheckLock(r.Path, image.ReadWrite); err != nil {
-		return fmt.Errorf("%w: %w", ErrAttached, err)
+	if err := unlocked(r.Path); err != nil {
+		return err
 	}
 	p.replaces = info
 	return nil

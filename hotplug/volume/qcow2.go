@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/luksplug/luksplug/hotplug/internal/image"
 	"github.com/luksplug/luksplug/internal/fsutil"
@@ -40,7 +41,8 @@ func (f *file) qcow2(ctx context.Context, r Request, header []byte) error {
 	if len(options) > 0 {
 		args = append(args, "-o", strings.Join(options, ","))
 	}
-	if err := qemuImg(ctx, extra, append(args, f.temporary, strconv.FormatInt(r.Size, 10))...); err != nil {
+	img := qemuImg{args: append(args, f.temporary, strconv.FormatInt(r.Size, 10)), files: extra}
+	if err := img.run(ctx); err != nil {
 		return err
 	}
 	return f.write(func(opened growing) error {
@@ -78,6 +80,13 @@ func (q Qcow2) options() (out []string) {
 	return out
 }
 
+// qemuImg is a run of qemu-img.
+type qemuImg struct {
+	args  []string
+	files []*os.File // its descriptors from 3 on
+	user  *syscall.Credential
+}
+
 // qemu-img measures how fast it derives keys, and fails where the clock of processor time does not advance meanwhile, which
 // happens by chance on a busy host (crypto/pbkdf.c).
 const (
@@ -85,11 +94,15 @@ const (
 	qemuImgAttempts = 20
 )
 
-// qemuImg runs qemu-img, whose descriptors from 3 on are extra.
-func qemuImg(ctx context.Context, extra []*os.File, args ...string) error {
+// run runs qemu-img to its end, or kills it when ctx ends.
+func (q qemuImg) run(ctx context.Context) error {
 	for attempt := 1; ; attempt++ {
-		cmd := exec.CommandContext(ctx, "qemu-img", args...)
-		cmd.ExtraFiles = extra
+		cmd := exec.CommandContext(ctx, "qemu-img", q.args...)
+		cmd.ExtraFiles = q.files
+		// Another user reads the environment of a process that runs as that user.
+		cmd.Env = []string{"LC_ALL=C", "PATH=" + os.Getenv("PATH")}
+		// A signal from the terminal is for this process, which decides.
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: q.user}
 		var complaint bytes.Buffer
 		cmd.Stderr = &complaint
 		switch err := cmd.Run(); {
@@ -98,7 +111,7 @@ func qemuImg(ctx context.Context, extra []*os.File, args ...string) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case attempt == qemuImgAttempts || !strings.Contains(complaint.String(), noCPUTime):
-			return fmt.Errorf("qemu-img create: %w: %s", err, strings.TrimSpace(complaint.String()))
+			return fmt.Errorf("qemu-img %s: %w: %s", q.args[0], err, strings.TrimSpace(complaint.String()))
 		}
 	}
 }

@@ -1,14 +1,11 @@
 package volume
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"strconv"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -187,7 +184,7 @@ func (r Resizing) qcow2(ctx context.Context, i *Info, to *Resized) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := errors.Join(c.run(), f.Sync()); err != nil {
+	if err := errors.Join(c.run(ctx), f.Sync()); err != nil {
 		return c.outcome(f, to, err)
 	}
 	return nil
@@ -230,8 +227,8 @@ type qcow2Resize struct {
 	shrink     bool
 }
 
-// run runs qemu-img until it ends: it takes milliseconds, and one that is killed leaks clusters.
-func (c qcow2Resize) run() error {
+// run runs qemu-img to its end, also when ctx ends: it takes milliseconds, and one that is killed leaks clusters.
+func (c qcow2Resize) run(ctx context.Context) error {
 	const imageFD, keyFD = 3, 4
 	args := []string{"resize", "-q"}
 	options := `"driver":"qcow2","backing":null`
@@ -245,24 +242,15 @@ func (c qcow2Resize) run() error {
 		args = append(args, "--shrink")
 	}
 	node := fmt.Sprintf(`json:{%s,"file":{"driver":"file","filename":"/proc/self/fd/%d"}}`, options, imageFD)
-	cmd := exec.Command("qemu-img", append(args, node, strconv.FormatInt(c.size, 10))...)
-	cmd.ExtraFiles = files
-	cmd.Env = []string{"LC_ALL=C", "PATH=" + os.Getenv("PATH")}
-	// A signal from the terminal is for this process, which decides.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	img := qemuImg{args: append(args, node, strconv.FormatInt(c.size, 10)), files: files}
 	if os.Geteuid() == 0 {
 		var owner unix.Stat_t
 		if err := unix.Fstat(int(c.image.Fd()), &owner); err != nil {
 			return err
 		}
-		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: owner.Uid, Gid: owner.Gid}
+		img.user = &syscall.Credential{Uid: owner.Uid, Gid: owner.Gid}
 	}
-	var complaint bytes.Buffer
-	cmd.Stderr = &complaint
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("qemu-img resize: %w: %s", err, strings.TrimSpace(complaint.String()))
-	}
-	return nil
+	return img.run(context.WithoutCancel(ctx))
 }
 
 // outcome returns the error after qemu-img has failed, by the size that the image has now.

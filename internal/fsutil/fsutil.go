@@ -149,6 +149,29 @@ func fill(f *os.File, content []byte, o Options) error {
 	return err
 }
 
+// RenameNew gives a file another name, which must be free: the error wraps fs.ErrExist if it is not.
+func RenameNew(from, to string) error {
+	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOSYS): // as on NFS
+		return linkNew(from, to)
+	}
+	return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
+}
+
+// linkNew is [RenameNew] in two steps, for file systems whose rename replaces a file: the file has both names in between.
+func linkNew(from, to string) error {
+	if err := os.Link(from, to); err != nil {
+		return err
+	}
+	if err := os.Remove(from); err != nil {
+		return errors.Join(err, os.Remove(to))
+	}
+	return nil
+}
+
 // SyncDir writes the entries of a directory to the disk.
 func SyncDir(dir *os.File, name string) error {
 	f, err := OpenAt(dir, name, unix.O_RDONLY|unix.O_DIRECTORY, 0)

@@ -48,6 +48,27 @@ func TestReplace(t *testing.T) {
 	}
 }
 
+// TestRenameNew: a file gets a name that is free, and no other, also where rename(2) would replace a file.
+func TestRenameNew(t *testing.T) {
+	t.Parallel()
+	for name, rename := range map[string]func(from, to string) error{"rename": fsutil.RenameNew, "link": fsutil.LinkNew} {
+		dir := t.TempDir()
+		from, to, taken := filepath.Join(dir, "from"), filepath.Join(dir, "to"), filepath.Join(dir, "taken")
+		must.Write(t, from, "content")
+		must.Write(t, taken, "other")
+		if err := rename(from, taken); !errors.Is(err, fs.ErrExist) || string(must.Get(os.ReadFile(taken))(t)) != "other" {
+			t.Errorf("%s to a name that is taken: %v", name, err)
+		}
+		must.OK(t, rename(from, to))
+		if _, err := os.Lstat(from); !errors.Is(err, fs.ErrNotExist) || string(must.Get(os.ReadFile(to))(t)) != "content" {
+			t.Errorf("%s: the old name: %v", name, err)
+		}
+		if err := rename(from, filepath.Join(dir, "third")); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s of no file: %v", name, err)
+		}
+	}
+}
+
 func TestReplaceFollowsNoLink(t *testing.T) {
 	t.Parallel()
 	path := t.TempDir()

@@ -54,6 +54,19 @@ func readStatus(pid int) (string, error) {
 	return string(status), err
 }
 
+// ParentOf returns the parent of process pid.
+func ParentOf(pid int) (int, error) {
+	status, err := readStatus(pid)
+	if err != nil {
+		return 0, err
+	}
+	parent, err := statusLine(status, "PPid:")
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(parent)
+}
+
 // statusLine returns what follows name in /proc/PID/status.
 func statusLine(status, name string) (string, error) {
 	for line := range strings.Lines(status) {

@@ -45,6 +45,7 @@ func TestOldEncryption(t *testing.T) {
 		return must.Get(image.ReadQcow2(f))(t)
 	}
 	header := read(old)
+	commands := map[string]bool{}
 	for name, encryption := range map[string]string{"with <encryption>": "<encryption format='luks'><secret type='passphrase' usage='a'/></encryption>", "without": ""} {
 		disk := must.Get(diskxml.ParseDisk([]byte(`<disk><driver name='qemu' type='qcow2'/><source file="` + old + `">` + encryption + `</source><target dev='vdb'/></disk>`)))(t)
 		err := (&layerCheck{Candidate: &Candidate{Disk: disk, Searches: &image.Searches{}}, disk: disk}).qcow2(header)
@@ -54,9 +55,12 @@ func TestOldEncryption(t *testing.T) {
 		}
 		_, command, _ := strings.Cut(err.Error(), "`")
 		command, _, _ = strings.Cut(command, "`")
+		commands[command] = true
+	}
+	for command := range commands { // the same from both, and qemu-img measures for seconds
 		must.Run(t, "", "sh", "-c", "cd "+shell.Quote(dir)+" && "+strings.TrimSuffix(command, "NEW")+shell.Quote(converted))
 		if h := read(converted); h.Crypt != image.CryptLUKS {
-			t.Errorf("%s: converted to %q by %s", name, h.Crypt, command)
+			t.Errorf("converted to %q by %s", h.Crypt, command)
 		}
 		must.OK(t, os.Remove(converted))
 	}

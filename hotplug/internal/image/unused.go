@@ -7,12 +7,15 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/luksplug/luksplug/internal/fsutil"
+	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
 // Openers returns the other processes that have a file or block device open, like "qemu-system-x86 (pid 4711)", as far as
@@ -30,6 +33,9 @@ func Openers(path string) ([]string, error) {
 			continue
 		}
 		process := filepath.Dir(filepath.Dir(fd))
+		if forked(process) && !SameFile(fd, path) {
+			continue
+		}
 		name, err := os.ReadFile(filepath.Join(process, "comm"))
 		if err != nil {
 			continue // it has ended
@@ -42,27 +48,85 @@ func Openers(path string) ([]string, error) {
 	return found, nil
 }
 
-// ErrHeld reports that the kernel uses a block device: it is mounted, or another device is on it.
-var ErrHeld = errors.New("the kernel uses the device, as by a mount, LVM or RAID")
+// execWait bounds the wait for a new process to execute its program.
+const execWait = time.Second
 
-// CheckUnheld returns an error that wraps [ErrHeld] for a block device that the kernel uses (open(2), O_EXCL).
+// forked reports whether a process, a directory in /proc, is a child of this one that has not executed its program yet, and
+// waits until it has. Before that it has all descriptors of this process open.
+func forked(process string) bool {
+	pid, err := strconv.Atoi(filepath.Base(process))
+	if err != nil {
+		return false
+	}
+	if parent, err := hostproc.ParentOf(pid); err != nil || parent != os.Getpid() {
+		return false
+	}
+	for began := time.Now(); time.Since(began) < execWait; time.Sleep(time.Millisecond) {
+		if !SameFile(process+"/exe", "/proc/self/exe") {
+			break
+		}
+	}
+	return true
+}
+
+// ErrHeld reports that the kernel uses a block device: it is mounted, or another device is on it.
+var ErrHeld = errors.New("the kernel uses the device")
+
+// OpenUnheld opens a block device with flags of open(2), such as os.O_RDWR, for exclusive use: the kernel neither mounts it nor
+// puts another device on it until it is closed. The error wraps [ErrHeld] and names the uses if the kernel uses it.
+func OpenUnheld(found *fsutil.Handle, flags int) (*os.File, error) {
+	f, err := found.Open(flags | unix.O_EXCL | unix.O_NONBLOCK)
+	if errors.Is(err, unix.EBUSY) {
+		return nil, fmt.Errorf("%w: %s", ErrHeld, strings.Join(kernelUses(found), ", "))
+	}
+	return f, err
+}
+
+// CheckUnheld returns an error that wraps [ErrHeld] for a block device that the kernel uses.
 func CheckUnheld(path string) error {
-	f, info, err := open(path, os.O_RDONLY)
+	found, err := fsutil.Find(path)
 	if err != nil {
 		return err
 	}
-	defer fsutil.CloseRead(f)
-	if !isBlock(info.Mode()) {
+	defer found.Close()
+	if !isBlock(found.Mode()) {
 		return nil
 	}
-	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), unix.O_RDONLY|unix.O_EXCL|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	switch {
-	case errors.Is(err, unix.EBUSY):
-		return fmt.Errorf("%s: %w", path, ErrHeld)
-	case err != nil:
+	f, err := OpenUnheld(found, os.O_RDONLY)
+	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	return unix.Close(fd)
+	return f.Close()
+}
+
+// kernelUses returns what the kernel uses a block device for, as far as this process sees it.
+func kernelUses(found *fsutil.Handle) (out []string) {
+	number := fmt.Sprintf("%d:%d", unix.Major(found.Stat.Rdev), unix.Minor(found.Stat.Rdev))
+	mounts, _ := os.ReadFile("/proc/self/mountinfo") // proc_pid_mountinfo(5); unreadable, nothing is said
+	for line := range strings.Lines(string(mounts)) {
+		if f := strings.Fields(line); len(f) > 4 && f[2] == number {
+			out = append(out, "mounted at "+f[4])
+		}
+	}
+	sys := "/sys/dev/block/" + number
+	holders, _ := filepath.Glob(sys + "/holders/*")
+	for _, h := range holders {
+		out = append(out, "a part of "+filepath.Base(h))
+	}
+	partitions, _ := filepath.Glob(sys + "/*/partition")
+	for _, p := range partitions {
+		out = append(out, "its partition "+filepath.Base(filepath.Dir(p)))
+	}
+	if name, err := filepath.EvalSymlinks(sys); err == nil {
+		swaps, _ := os.ReadFile("/proc/swaps")
+		if strings.Contains(string(swaps), "/dev/"+filepath.Base(name)+" ") {
+			out = append(out, "swap")
+		}
+	}
+	if len(out) == 0 {
+		return []string{"for what this process cannot see, such as a mount of another container"}
+	}
+	return out
 }
 
 // Discard gives the space of a part of a file or device back, whose content is then undefined (fallocate(2), which

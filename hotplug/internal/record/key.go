@@ -133,7 +133,7 @@ func MakeKey(path string) (k *Key, made bool, err error) {
 	if err == nil {
 		// Unlike a rename, this does not replace a key that another process has made
 		// meanwhile.
-		err = unix.Renameat2(unix.AT_FDCWD, temporary, unix.AT_FDCWD, path, unix.RENAME_NOREPLACE)
+		err = fsutil.RenameNew(temporary, path)
 	}
 	made = err == nil
 	if err != nil {

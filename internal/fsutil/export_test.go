@@ -1,0 +1,4 @@
+package fsutil
+
+// LinkNew is what RenameNew does on NFS.
+var LinkNew = linkNew
