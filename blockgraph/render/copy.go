@@ -24,6 +24,7 @@ func drawCopy(from, to *blockgraph.Graph, phase CopyPhase) picture {
 				p.boxes = append(p.boxes, b)
 			}
 		}
+		fresh = fresh.without(blockgraph.Name(blockgraph.TargetOf(to.Target), blockgraph.RoleGuard))
 		p.boxes, p.edges = append(p.boxes, fresh.boxes...), append(p.edges, fresh.edges...)
 		p.edges = append(p.edges, edge{device, to.Top().Name, "drive"})
 		p.printable()
@@ -51,4 +52,26 @@ func drawCopy(from, to *blockgraph.Graph, phase CopyPhase) picture {
 	p.edges = append(p.edges, fresh.edges...)
 	p.printable()
 	return p
+}
+
+// without returns the picture without a node and the file below it.
+func (p picture) without(node string) picture {
+	gone := map[string]bool{node: true}
+	for _, e := range p.edges {
+		if e.from == node {
+			gone[e.to] = true
+		}
+	}
+	out := picture{title: p.title}
+	for _, b := range p.boxes {
+		if !gone[b.id] {
+			out.boxes = append(out.boxes, b)
+		}
+	}
+	for _, e := range p.edges {
+		if !gone[e.from] && !gone[e.to] {
+			out.edges = append(out.edges, e)
+		}
+	}
+	return out
 }
