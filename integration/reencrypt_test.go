@@ -32,12 +32,11 @@ import (
 // reencryption is a guest that writes a log to a disk, and the setting by which the disk is re-encrypted.
 type reencryption struct {
 	reencrypt.Setting
-	q       *peer.QEMU
-	keys    *dir.Store
-	disk    []byte // the document of the disk
-	dev     string // in the guest
-	log     *guestLog
-	journal reencrypt.Journal
+	q    *peer.QEMU
+	keys *dir.Store
+	disk []byte // the document of the disk
+	dev  string // in the guest
+	log  *guestLog
 }
 
 // reencrypting attaches a new volume to a guest, which begins to write.

@@ -3,6 +3,7 @@ package diskxml
 import (
 	"bytes"
 	"encoding/xml"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -64,7 +65,7 @@ func (r *rewriting) run() error {
 	for {
 		from := r.decoder.InputOffset()
 		token, err := r.decoder.Token()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
