@@ -1,9 +1,9 @@
 // Package reencrypt gives a disk a new data key: it copies the disk to a new volume, while a VM uses it or not.
 //
 //	prepared, err := reencrypt.Prepare(ctx, reencrypt.Request{Disk: xml, Size: size, ...})
-//	entry, err := prepared.Start(ctx, setting)          // the job runs in QEMU, also without this process
-//	err = setting.Wait(ctx, entry, ...)                 // until the volumes are in step
-//	done, err := setting.Finish(ctx, entry)             // the disk uses the new volume
+//	entry, err := setting.Start(ctx, prepared)          // the job runs in QEMU, also without this process
+//	err = setting.Wait(ctx, reencrypt.Waiting{})        // until the volumes are in step
+//	done, switched, err := setting.Finish(ctx, entry)   // the disk uses the new volume
 //	err = setting.DiscardOld(ctx, done)
 //
 // # What a crash leaves
@@ -18,10 +18,10 @@
 //	switching   gets the mark    as the old one; the mark goes       moves to the new one
 //	switched    out of date      complete                            the new one
 //
-// While both are in step, QEMU completes a write of the guest when both volumes have it. In that time the mark is removed,
-// and then what refers to the disk is moved, before QEMU is told to use the new volume. So if QEMU dies, the volume that is referred to has
-// all writes that were completed. [Setting.Resume] asks QEMU, or if that has ended the header of the new volume, and goes on from
-// there.
+// While both are in step, QEMU completes a write of the guest when both volumes have it. In that time the old volume gets the mark,
+// what refers to the disk is moved, and the new volume loses its mark, in this order, before QEMU is told to use the new volume. So
+// there is no time at which both volumes could be attached, and if QEMU dies, the volume without the mark has all writes that were
+// completed. [Setting.Resume] asks QEMU, or if that has ended the marks of both volumes, and goes on from there.
 //
 // # Names
 //
