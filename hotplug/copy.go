@@ -106,7 +106,24 @@ func (vm *VM) StartCopy(ctx context.Context, target string, disk *blockgraph.Dis
 	images := &remoteimage.Opener{Host: vm.host, Store: store, Target: named.Target}
 	defer images.Close(ctx)
 	c := &copying{attach: attach{VM: vm, disk: &named, store: store, options: AttachOptions{Spec: options.Spec}, images: images}, target: target, from: what, options: options}
-	return c.start(ctx, state, disk)
+	return ofDisk(target, c.start(ctx, state, disk))
+}
+
+// ofDisk has an error about an instance name the disk, as the caller knows it.
+func ofDisk(target string, err error) error {
+	if refused := (*PreflightError)(nil); errors.As(err, &refused) {
+		refused.Target = target
+	}
+	if secret := (*SecretError)(nil); errors.As(err, &secret) {
+		secret.Target = target
+	}
+	if back := (*RolledBackError)(nil); errors.As(err, &back) {
+		back.Target = target
+	}
+	if left := (*LeftBehindError)(nil); errors.As(err, &left) {
+		left.Target = target
+	}
+	return err
 }
 
 // checkNew refuses a disk that is nothing to copy to.

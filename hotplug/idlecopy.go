@@ -466,7 +466,7 @@ func (c *idleCopy) open(ctx context.Context, d *daemon.Daemon, how blockgraph.Un
 		images[i] = &remoteimage.Opener{Host: c.host, Store: c.store, Target: v.instance}
 		defer images[i].Close(ctx)
 		if err := c.check(ctx, v, how, images[i]); err != nil {
-			return c.named(err)
+			return ofDisk(c.target, err)
 		}
 	}
 	if err := c.lockNew(locks); err != nil {
@@ -475,7 +475,7 @@ func (c *idleCopy) open(ctx context.Context, d *daemon.Daemon, how blockgraph.Un
 	for i, v := range []*idleVolume{c.from, c.to} {
 		found, err := unlock.Resolve(ctx, v.graph, c.store, unlock.ToStorageDaemon(), unlock.Unlocker{Open: images[i].Open, Progress: c.options.OnUnlock})
 		if err != nil {
-			return c.named(err)
+			return ofDisk(c.target, err)
 		}
 		values = append(values, found)
 		images[i].Close(ctx)
@@ -518,17 +518,6 @@ func (c *idleCopy) check(ctx context.Context, v *idleVolume, how blockgraph.Unlo
 	}, v.checks)
 	for _, w := range found.AllWarnings() {
 		c.host.Entry(c.target).Warn(w)
-	}
-	return err
-}
-
-// named names the disk's target in an error about an instance.
-func (c *idleCopy) named(err error) error {
-	if refused := (*PreflightError)(nil); errors.As(err, &refused) {
-		refused.Target = c.target
-	}
-	if secret := (*SecretError)(nil); errors.As(err, &secret) {
-		secret.Target = c.target
 	}
 	return err
 }
