@@ -78,6 +78,7 @@ type Prepared struct {
 
 	request Request
 	create  volume.Request
+	fresh   bool         // the secret is new
 	plain   volume.Plain // instead of create, for a new volume without encryption
 }
 
@@ -127,8 +128,7 @@ func Prepare(ctx context.Context, r Request) (*Prepared, error) {
 
 // RecordsBirth reports whether the birth of the new data key will be known: a LUKS2 header has it, or the document of its secret.
 func (p *Prepared) RecordsBirth() bool {
-	existing := p.create.Secret.UUID != uuid.Nil || p.create.Secret.UsageType != secrets.UsageNone
-	return !existing || p.create.Existing != nil || p.create.LUKS.Version == 2
+	return p.fresh || p.create.Existing != nil || p.create.LUKS.Version == 2
 }
 
 // inPlace refuses files that cannot get the names of the old ones, and adds a warning.
@@ -276,6 +276,11 @@ func (p *Prepared) target(disk *blockgraph.Disk) error {
 		p.Entry.Target.UUID = ""
 		p.plain = volume.Plain{Path: path, Format: p.create.Format, Size: r.Size, ID: p.Entry.ID}
 		return p.likeOld()
+	}
+	if r.Secret.UUID == uuid.Nil && r.Secret.UsageType == secrets.UsageNone {
+		// The journal has the new secret before a key store has it, so that no crash leaves one that nothing names.
+		p.fresh, p.create.Secret.UUID = true, uuid.New()
+		p.Entry.Target.Secret = secrets.Reference{Type: secrets.Passphrase, UUID: p.create.Secret.UUID}
 	}
 	p.SameSecret = r.Secret.UUID != uuid.Nil && r.Secret.UUID == old.Secret.UUID || r.Secret.Usage != "" && r.Secret.Usage == old.Secret.Usage
 	return p.likeOld()

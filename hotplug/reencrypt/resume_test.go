@@ -384,3 +384,31 @@ func TestStartFails(t *testing.T) {
 		t.Errorf("the journal has %+v", entries)
 	}
 }
+
+// TestResumeUnfinished: a program that dies while it makes the new volume leaves a secret and a file without a name of its own. Both are
+// removed, and the files of others stay.
+func TestResumeUnfinished(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	b := newBench(t)
+	disk := b.attach(t, volume.Request{Size: 8 * mib})
+	p := must.Get(reencrypt.Prepare(ctx, b.request(disk)))(t)
+	must.OK(t, b.Journal.Write(p.Entry))
+	must.OK(t, b.keys.Define(ctx, secrets.Document{UUID: p.Entry.Target.Secret.UUID}))
+	base := filepath.Base(p.Entry.Target.Payload)
+	unfinished, other := filepath.Join(b.images, "."+base+".luksplug-123"), filepath.Join(b.images, "."+base+".luksplug-mine")
+	for _, path := range []string{unfinished, other} {
+		must.OK(t, os.WriteFile(path, []byte("a part"), 0o600))
+	}
+	if _, outcome, err := b.Resume(ctx, p.Entry); err != nil || outcome != reencrypt.OutcomeDropped {
+		t.Fatalf("%s, %v", outcome, err)
+	}
+	b.wantGone(t, p.Entry.Target)
+	if _, err := os.Stat(unfinished); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the unfinished file: %v", err)
+	}
+	if _, err := os.Stat(other); err != nil {
+		t.Errorf("the file of another: %v", err)
+	}
+	b.write(t, "read -P 0x5a 0 1M")
+}

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
 
 	"github.com/luksplug/luksplug/blockgraph"
@@ -218,7 +217,7 @@ func (s Setting) create(ctx context.Context, p *Prepared, e *Entry) error {
 		}
 	} else {
 		keys := s.Keys
-		if p.create.Secret.UUID != uuid.Nil || p.create.Secret.UsageType != secrets.UsageNone {
+		if !p.fresh {
 			keys = nil // it exists
 		}
 		made, err := volume.Create(ctx, p.create, keys)
@@ -264,6 +263,14 @@ func (noReferences) MoveBack(context.Context) error { return nil }
 func (s Setting) discardNew(ctx context.Context, e Entry) error {
 	if err := s.remove(ctx, e.Target, e.Source, e.ID); err != nil {
 		return err
+	}
+	for _, path := range []string{e.Target.Payload, e.Target.Header} {
+		if path == "" {
+			continue
+		}
+		if err := volume.RemoveUnfinished(path, e.Begin); err != nil {
+			return err
+		}
 	}
 	return s.Journal.Remove(e.ID)
 }

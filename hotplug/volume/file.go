@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -26,7 +28,7 @@ type file struct {
 
 // begin makes an empty file that only this process's user can open.
 func begin(path string, a attributes, replaces fs.FileInfo) (newFile, error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".luksplug-*")
+	f, err := os.CreateTemp(filepath.Dir(path), temporaryPrefix(path)+"*")
 	if err != nil {
 		return nil, err
 	}
@@ -128,6 +130,29 @@ func (f *file) remove() []string {
 	}
 	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return []string{fmt.Sprintf("the file %s (%v)", name, err)}
+	}
+	return nil
+}
+
+// temporaryPrefix begins the names that the file at path has until it is complete.
+func temporaryPrefix(path string) string { return "." + filepath.Base(path) + ".luksplug-" }
+
+// RemoveUnfinished removes what a [Create] has left that was killed before the file at path, absolute, had its name. The caller knows
+// that no other one makes a file with that name. Only files that are not older than since are removed. It may be repeated.
+func RemoveUnfinished(path string, since time.Time) error {
+	entries, err := os.ReadDir(filepath.Dir(path))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove what was not finished: %w", err)
+	}
+	for _, e := range entries {
+		digits, ours := strings.CutPrefix(e.Name(), temporaryPrefix(path))
+		info, err := e.Info()
+		if !ours || strings.Trim(digits, "0123456789") != "" || err != nil || !info.Mode().IsRegular() || info.ModTime().Before(since) {
+			continue
+		}
+		if err := os.Remove(filepath.Join(filepath.Dir(path), e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove what was not finished: %w", err)
+		}
 	}
 	return nil
 }
