@@ -215,6 +215,31 @@ func TestCopyRepaired(t *testing.T) {
 	}
 }
 
+// TestCopyNoted: of a run that was killed before it changed the VM only a note is left. The volume counts as used by it until the end of
+// the copy is asked for.
+func TestCopyNoted(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	run := t.TempDir()
+	v, _ := vm(t, hotplug.Options{RunDir: run})
+	must.Get(v.Attach(ctx, luksDisk(t, "sdb"), store(key), hotplug.AttachOptions{}))(t)
+	note := must.Get(filepath.Glob(filepath.Join(run, "*", "sdb.json")))(t)[0]
+	text := string(must.Get(os.ReadFile(note))(t))
+	other := strings.TrimSuffix(note, ".json") + ".2.json"
+	for name, end := range map[string]func(context.Context, string) error{"end": v.EndCopy, "cancel": v.CancelCopy} {
+		must.OK(t, os.WriteFile(other, []byte(strings.Replace(text, `"sdb"`, `"sdb.2"`, 1)), 0o600))
+		if uses := must.Get(hotplug.Uses(run))(t); len(uses) != 2 {
+			t.Fatalf("%s: before: %+v", name, uses)
+		}
+		if err := end(ctx, "sdb"); !errors.Is(err, hotplug.ErrNoCopy) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if uses := must.Get(hotplug.Uses(run))(t); len(uses) != 1 {
+			t.Errorf("%s: after: %+v", name, uses)
+		}
+	}
+}
+
 // TestCopyRefused: what a copy would not follow is refused, and nothing is left.
 func TestCopyRefused(t *testing.T) {
 	t.Parallel()

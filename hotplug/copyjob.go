@@ -420,7 +420,7 @@ func (vm *VM) CancelCopy(ctx context.Context, target string) error {
 		return err
 	}
 	defer lock.Release()
-	c, err := vm.Copy(ctx, target)
+	c, err := vm.copyToEnd(ctx, target)
 	if err != nil {
 		return err
 	}
@@ -447,7 +447,7 @@ func (vm *VM) EndCopy(ctx context.Context, target string) error {
 		return err
 	}
 	defer lock.Release()
-	c, err := vm.Copy(ctx, target)
+	c, err := vm.copyToEnd(ctx, target)
 	if err != nil {
 		return err
 	}
@@ -455,6 +455,25 @@ func (vm *VM) EndCopy(ctx context.Context, target string) error {
 		return &PreflightError{Target: target, Cause: ErrCopying, Reason: "it is still being copied to another volume"}
 	}
 	return vm.endCopy(ctx, c)
+}
+
+// copyToEnd is Copy for one that is to be removed. Of a run that was killed before it changed the VM only this host has something: that
+// is removed, and the error is still [ErrNoCopy].
+func (vm *VM) copyToEnd(ctx context.Context, target string) (*Copy, error) {
+	c, err := vm.Copy(ctx, target)
+	if !errors.Is(err, ErrNoCopy) {
+		return c, err
+	}
+	state, stateErr := vm.State(ctx)
+	if stateErr != nil {
+		return nil, stateErr
+	}
+	if disk := state.Disk(target); disk != nil && disk.Copy == nil {
+		if e := apply.CleanUpHost(ctx, vm.host, blockgraph.OtherInstance(disk.Instance)); e != nil {
+			return nil, &LeftBehindError{Target: target, Left: apply.LeftOnHost(e), Err: e}
+		}
+	}
+	return nil, err
 }
 
 // endCopy is EndCopy with the VM's lock taken.
