@@ -89,12 +89,24 @@ func (a *app) withVMOf(ctx context.Context, vm reencrypt.VM, f func(context.Cont
 	if err != nil {
 		return err
 	}
-	return at.with(ctx, a, a.flags.limit(), func(ctx context.Context, m virtualMachine) error {
-		if vm.UUID != "" && a.vm != vm.UUID {
-			return fmt.Errorf("the VM at %s is %s, and that of the re-encryption is %s: %w", vm.Name, a.vm, vm.UUID, errVMEnded)
+	// A QEMU that is ending resets connections, and has no identity, for a moment before nothing listens any more.
+	const tries, pause = 10, 100 * time.Millisecond
+	for n := 1; ; n++ {
+		reached := false
+		err := at.with(ctx, a, a.flags.limit(), func(ctx context.Context, m virtualMachine) error {
+			if vm.UUID != "" && a.vm != vm.UUID {
+				reached = a.vm != ""
+				return fmt.Errorf("the VM at %s is %s, and that of the re-encryption is %s: %w", vm.Name, a.vm, vm.UUID, errVMEnded)
+			}
+			reached = true
+			return f(ctx, m)
+		})
+		ending := errors.Is(err, qmp.ErrConnectionLost) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, errVMEnded)
+		if err == nil || reached || !ending || n == tries || ctx.Err() != nil {
+			return err
 		}
-		return f(ctx, m)
-	})
+		time.Sleep(pause)
+	}
 }
 
 // engine returns what copies in the VM of an entry.
