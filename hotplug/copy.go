@@ -85,13 +85,9 @@ func (vm *VM) StartCopy(ctx context.Context, target string, disk *blockgraph.Dis
 		return err
 	}
 	defer lock.Release()
-	state, err := vm.State(ctx)
+	state, from, err := vm.held(ctx, target)
 	if err != nil {
 		return err
-	}
-	from := state.Disk(target)
-	if from == nil {
-		return vm.notHeld(ctx, target, state)
 	}
 	if state, from, err = vm.withoutCopy(ctx, state, from); err != nil {
 		return err

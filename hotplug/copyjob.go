@@ -149,13 +149,9 @@ func (vm *VM) Copies(ctx context.Context) ([]*Copy, error) {
 // Copy returns the copy of the disk with that target. The error is a [*NotHeldError], or a [*PreflightError] with [ErrNoCopy] if
 // the disk has no other volume. It changes nothing, and takes no lock.
 func (vm *VM) Copy(ctx context.Context, target string) (*Copy, error) {
-	state, err := vm.State(ctx)
+	_, disk, err := vm.held(ctx, target)
 	if err != nil {
 		return nil, err
-	}
-	disk := state.Disk(target)
-	if disk == nil {
-		return nil, vm.notHeld(ctx, target, state)
 	}
 	if disk.Copy == nil {
 		return nil, &PreflightError{Target: target, Cause: ErrNoCopy, Reason: "it is not being copied to another volume"}

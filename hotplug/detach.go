@@ -57,13 +57,9 @@ func (vm *VM) Detach(ctx context.Context, target string, options DetachOptions) 
 		return nil, err
 	}
 	defer lock.Release()
-	state, err := vm.State(ctx)
+	state, disk, err := vm.held(ctx, target)
 	if err != nil {
 		return nil, err
-	}
-	disk := state.Disk(target)
-	if disk == nil {
-		return nil, vm.notHeld(ctx, target, state)
 	}
 	if err := vm.checkNotCopied(ctx, disk); err != nil {
 		return nil, err
@@ -113,6 +109,19 @@ func (vm *VM) checkNotCopied(ctx context.Context, disk *AttachedDisk) error {
 	}
 	return &PreflightError{Target: disk.Target, Cause: ErrCopying,
 		Reason: fmt.Sprintf("the job %s copies it to another volume, %s (%d of %d bytes): wait until that has ended, or cancel it", copyJob(disk.Target), disk.Copy.Payload, c.Done, c.Total)}
+}
+
+// held queries the VM, and returns its state and the disk at target. The error is a [*NotHeldError] if luksplug has none there.
+func (vm *VM) held(ctx context.Context, target string) (*State, *AttachedDisk, error) {
+	state, err := vm.State(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	disk := state.Disk(target)
+	if disk == nil {
+		return nil, nil, vm.notHeld(ctx, target, state)
+	}
+	return state, disk, nil
 }
 
 // notHeld is the error for a target that luksplug has no disk at.

@@ -34,13 +34,9 @@ func (vm *VM) NoteRenamed(ctx context.Context, target string, r Renaming) error 
 		return err
 	}
 	defer lock.Release()
-	state, err := vm.State(ctx)
+	_, disk, err := vm.held(ctx, target)
 	if err != nil {
 		return err
-	}
-	disk := state.Disk(target)
-	if disk == nil {
-		return vm.notHeld(ctx, target, state)
 	}
 	if !slices.ContainsFunc(r.Files, func(f RenamedFile) bool { return disk.Payload == f.Opened || disk.Payload == f.Path }) {
 		return &PreflightError{Target: target, Cause: ErrImageUnusable, Reason: fmt.Sprintf("the VM uses %s, which was not renamed", disk.Payload)}

@@ -187,7 +187,7 @@ func (r *resize) checkShared(ctx context.Context) error {
 	return err
 }
 
-// sharedWith says with whom the VM shares or may share the disk's image, "" for nobody.
+// sharedWith describes what else uses, or may use, the disk's image; "" if nothing does.
 func (vm *VM) sharedWith(ctx context.Context, disk *AttachedDisk) (string, error) {
 	users, err := vm.otherVMs(ctx, disk)
 	if err != nil {

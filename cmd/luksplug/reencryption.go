@@ -101,11 +101,15 @@ func (a *app) withVMOf(ctx context.Context, vm reencrypt.VM, f func(context.Cont
 			reached = true
 			return f(ctx, m)
 		})
-		ending := errors.Is(err, qmp.ErrConnectionLost) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, errVMEnded)
-		if err == nil || reached || !ending || n == tries || ctx.Err() != nil {
+		mayEnd := errors.Is(err, qmp.ErrConnectionLost) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, errVMEnded)
+		if reached || !mayEnd || n == tries {
 			return err
 		}
-		time.Sleep(pause)
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(pause):
+		}
 	}
 }
 

@@ -54,12 +54,7 @@ func (s Setting) Idle(ctx context.Context, p *Prepared, report func(hotplug.Idle
 	}
 	defer lock.Release()
 	if err := s.copyIdle(ctx, p, &e, report); err != nil {
-		after, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoing)
-		defer cancel()
-		if left := s.discardNew(after, e); left != nil {
-			return e, fmt.Errorf("%w; %w", err, left)
-		}
-		return e, err
+		return e, s.undo(ctx, e, err)
 	}
 	// From here on both volumes are complete, and the steps are few: they are not interrupted.
 	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoing)

@@ -67,11 +67,12 @@ var ErrRequest = errors.New("the disk cannot be re-encrypted like this")
 
 // Prepared is a re-encryption that has passed all checks that need no change.
 type Prepared struct {
-	// Entry is what is going to be in the journal. The target's XML has no secret yet if that is going to be made.
+	// Entry is what is going to be in the journal. The target has the source's XML until it is made.
 	Entry Entry
 	// Cost is what the re-encryption takes.
 	Cost Cost
-	// SameSecret is true if the new volume is opened by the passphrase of the old one. Whoever knows that one can open both.
+	// SameSecret is true if the new volume is opened by the passphrase of the old one, so that a passphrase which has become known
+	// opens both.
 	SameSecret bool
 	// Warnings are what the user has to know before the begin.
 	Warnings []string

@@ -1,6 +1,7 @@
 package reencrypt
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,7 +28,7 @@ type Waiting struct {
 const (
 	defaultPoll  = 500 * time.Millisecond
 	defaultRetry = 5 * time.Second
-	// firstPolls shorten the first waits, for small disks.
+	// firstPoll is the first wait, which is doubled from then on: a small disk is in step soon.
 	firstPoll = 20 * time.Millisecond
 	// nearEnd is how much may be left to copy when the guest's writes begin to go to both volumes, in bytes, or in shares of all.
 	nearEnd      = 64 << 20
@@ -45,15 +46,10 @@ func NearEnd(c *hotplug.Copy) bool {
 //
 // The error wraps [ErrEnded] with QEMU's error if the copy has failed or was canceled, and else is that of the query.
 func (s Setting) Wait(ctx context.Context, w Waiting) error {
+	longest, retry := max(cmp.Or(w.Poll, defaultPoll), firstPoll), cmp.Or(w.Retry, defaultRetry)
 	var converging bool
 	var paused time.Time
-	for poll := firstPoll; ; poll = min(2*poll, max(w.Poll, firstPoll)) {
-		if w.Poll == 0 {
-			w.Poll = defaultPoll
-		}
-		if w.Retry == 0 {
-			w.Retry = defaultRetry
-		}
+	for poll := firstPoll; ; poll = min(2*poll, longest) {
 		c, err := s.Engine.Copy(ctx)
 		if err != nil {
 			return err
@@ -72,7 +68,7 @@ func (s Setting) Wait(ctx context.Context, w Waiting) error {
 		case hotplug.CopyPaused:
 			if now := time.Now(); paused.IsZero() {
 				paused = now
-			} else if now.Sub(paused) >= w.Retry {
+			} else if now.Sub(paused) >= retry {
 				paused = now
 				err = s.Engine.Resume(ctx)
 			}

@@ -162,14 +162,19 @@ func (s Setting) Start(ctx context.Context, p *Prepared) (Entry, error) {
 	}
 	defer lock.Release()
 	if err := s.begin(ctx, p, &e); err != nil {
-		after, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoing)
-		defer cancel()
-		if left := s.discardNew(after, e); left != nil {
-			return e, fmt.Errorf("%w; %w", err, left)
-		}
-		return e, err
+		return e, s.undo(ctx, e, err)
 	}
 	return e, nil
+}
+
+// undo removes what was made for an entry that has failed, and returns the failure, with what could not be removed.
+func (s Setting) undo(ctx context.Context, e Entry, failed error) error {
+	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoing)
+	defer cancel()
+	if left := s.discardNew(after, e); left != nil {
+		return fmt.Errorf("%w; %w", failed, left)
+	}
+	return failed
 }
 
 // begin is Start without undoing.
